@@ -1,0 +1,112 @@
+"""Writes one ONNX graph whose weights lie in a file beside it, tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from jetson_runtime.console import require
+from jetson_runtime.manifest import TensorSpec
+
+__all__ = ["IR_VERSION", "OPSET", "Graph"]
+
+OPSET = 24  # TensorScatter and Attention with a mask over a fixed cache came with 24
+IR_VERSION = 11
+_ALIGNMENT = 64  # bytes; what a CPU reads at once from a memory-mapped file
+_INLINE_BYTES = 1024  # shapes and scalars stay in the graph, where tools look for them
+
+
+class Graph:
+    """A graph under construction. Values are known by their ONNX names; `op` returns the name of what it made."""
+
+    def __init__(self, name: str, path: Path, dtype: np.dtype[Any]) -> None:
+        self._onnx = require("onnx", "build")
+        self.name = name
+        self.path = path
+        self.dtype = np.dtype(dtype)
+        self.inputs: list[TensorSpec] = []
+        self.outputs: list[TensorSpec] = []
+        self._nodes: list[Any] = []
+        self._initializers: list[Any] = []
+        self._known: set[str] = set()
+        self._weights_path = path.with_suffix(".weights")
+        self._weights: BinaryIO = self._weights_path.open("wb")
+
+    @property
+    def element_type(self) -> int:
+        """ONNX's number for the graph's precision."""
+        return self._element_type(self.dtype)
+
+    def _element_type(self, dtype: Any) -> int:
+        return int(self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+    def input(self, name: str, dtype: Any, shape: Sequence[int | str]) -> str:
+        """Declare an input; a dimension given as a word is dynamic."""
+        self.inputs.append(TensorSpec(name, np.dtype(dtype).name, tuple(shape)))
+        return name
+
+    def output(self, value: str, name: str, dtype: Any, shape: Sequence[int | str]) -> None:
+        """Let `value`, what the last node made, leave the graph as `name`."""
+        assert self._nodes[-1].output[0] == value, "only the last node's result can be renamed"
+        self._nodes[-1].output[0] = name
+        self.declare_output(name, dtype, shape)
+
+    def declare_output(self, name: str, dtype: Any, shape: Sequence[int | str]) -> None:
+        """Declare a value that is called `name` already as an output."""
+        self.outputs.append(TensorSpec(name, np.dtype(dtype).name, tuple(shape)))
+
+    def op(self, kind: str, *inputs: str, outputs: Sequence[str] | None = None, **attributes: Any) -> str:
+        """Append a node and return the name of its first output."""
+        label = f"{kind}.{len(self._nodes)}"
+        results = list(outputs or [label])
+        self._nodes.append(self._onnx.helper.make_node(kind, list(inputs), results, name=label, **attributes))
+        return results[0]
+
+    def constant(self, array: np.ndarray) -> str:
+        """A small value that belongs to the graph: a shape, a scalar."""
+        name = f"constant.{len(self._initializers)}"
+        self._initializers.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def weight(self, name: str, array: np.ndarray) -> str:
+        """A tensor of the checkpoint, cast to the graph's precision and appended to the weights file (once per name)."""
+        if name in self._known:
+            return name
+        self._known.add(name)
+        data = np.ascontiguousarray(array, dtype=self.dtype)
+        if data.nbytes <= _INLINE_BYTES:
+            self._initializers.append(self._onnx.numpy_helper.from_array(data, name))
+            return name
+        self._weights.write(b"\0" * (-self._weights.tell() % _ALIGNMENT))
+        tensor = self._onnx.TensorProto(name=name, data_type=self._element_type(data.dtype), dims=data.shape)
+        tensor.data_location = self._onnx.TensorProto.EXTERNAL
+        location = {"location": self._weights_path.name, "offset": self._weights.tell(), "length": data.nbytes}
+        for key, value in location.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self._weights.write(memoryview(data).cast("B"))
+        self._initializers.append(tensor)
+        return name
+
+    def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
+        """`x @ weight.T + bias` with a checkpoint's [out, in] weight, stored as [in, out]: no transposition at run time."""
+        y = self.op("MatMul", x, self.weight(f"{name}.weight", weight.T))
+        return y if bias is None else self.op("Add", y, self.weight(f"{name}.bias", bias))
+
+    def save(self) -> None:
+        """Write the graph; a weights file that stayed empty is removed."""
+        self._weights.close()
+        if self._weights_path.stat().st_size == 0:
+            self._weights_path.unlink()
+        helper = self._onnx.helper
+        declared = [
+            [helper.make_tensor_value_info(spec.name, self._element_type(spec.dtype), list(spec.shape)) for spec in specs]
+            for specs in (self.inputs, self.outputs)
+        ]
+        graph = helper.make_graph(self._nodes, self.name, *declared, self._initializers)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="holdfast"
+        )
+        self.path.write_bytes(model.SerializeToString(deterministic=True))

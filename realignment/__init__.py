@@ -1,0 +1,1 @@
+"""Assembles the reference checkpoint, trains its projector, and realigns a checkpoint at every exit."""

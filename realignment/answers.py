@@ -1,0 +1,41 @@
+"""Answers of the model to packed questions: hidden states for training, right or wrong for measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jetson_runtime.console import require
+from realignment.decoder import IMAGE_TOKEN_ID
+from realignment.easy_vqa import Question
+from realignment.packing import IGNORED, Packed, Prompts, pack
+
+__all__ = ["correct", "decoder_states"]
+
+
+def decoder_states(model: Any, packed: Packed, projected: Any) -> Any:
+    """The decoder's last normed hidden states, [B, S, width]; `projected` fills the image tokens in reading order."""
+    decoder = model.model.language_model
+    embedded = decoder.embed_tokens(packed.tokens)
+    embedded = embedded.masked_scatter((packed.tokens == IMAGE_TOKEN_ID)[..., None], projected)
+    return decoder(
+        inputs_embeds=embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+    ).last_hidden_state
+
+
+def correct(model: Any, prompts: Prompts, projected: Any, questions: Sequence[Question]) -> list[bool]:
+    """For each question about one picture: is the greedy answer, up to its end mark, exactly the expected one?
+
+    `projected` are the picture's projected image tokens, [image tokens, width]. Greedy decoding gives the expected
+    answer if and only if each of its tokens is the most likely one after the expected tokens before it, so one pass
+    over all questions is enough.
+    """
+    torch = require("torch", "realign")
+    segments = [prompts.segment(question.text, question.answer) for question in questions]
+    packed = pack(prompts.prefix, [segments], [range(len(prompts.prefix))])
+    with torch.no_grad():
+        states = decoder_states(model, packed, projected)
+        wanted = packed.labels != IGNORED
+        hits = model.lm_head(states[wanted]).argmax(-1) == packed.labels[wanted]
+    numbers = packed.segment[wanted]
+    return [bool(hits[numbers == number].all()) for number in range(1, len(segments) + 1)]
