@@ -19,12 +19,22 @@ __all__ = ["Checkpoint", "Weights"]
 
 # llava-hf checkpoints, and what newer transformers write: the same tensors under two orders of the same words.
 _PLACES = {
-    "vision": ("vision_tower.vision_model.", "model.vision_tower.vision_model.", "vision_tower.", "model.vision_tower."),
+    "vision": (
+        "vision_tower.vision_model.",
+        "model.vision_tower.vision_model.",
+        "vision_tower.",
+        "model.vision_tower.",
+    ),
     "projector": ("multi_modal_projector.", "model.multi_modal_projector."),
     "decoder": ("language_model.model.", "model.language_model.", "language_model."),
     "lm_head": ("language_model.lm_head.", "lm_head."),
 }
-_ANCHORS = {"vision": "embeddings.", "projector": "linear_1.weight", "decoder": "embed_tokens.weight", "lm_head": "weight"}
+_ANCHORS = {
+    "vision": "embeddings.",
+    "projector": "linear_1.weight",
+    "decoder": "embed_tokens.weight",
+    "lm_head": "weight",
+}
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,14 @@ class _Checker:
         self.mistakes: list[str] = []
 
     def config(self, kind: type[BuildConfig], base: Path) -> BuildConfig | None:
-        self.mistakes += [f"unknown field '{name}'; known are {', '.join(_FIELDS)}" for name in self.value if name not in _FIELDS]
+        self.mistakes += [
+            f"unknown field '{name}'; known are {', '.join(_FIELDS)}" for name in self.value if name not in _FIELDS
+        ]
         model = self.value.get("model")
         if not isinstance(model, dict) or not all(isinstance(model.get(key), str) for key in ("id", "version")):
-            self.mistakes.append("model: a mapping with the texts 'id' and 'version' is expected (quote a version like \"1.0\")")
+            self.mistakes.append(
+                "model: a mapping with the texts 'id' and 'version' is expected (quote a version like \"1.0\")"
+            )
             model = {}
         elif not re.fullmatch(r"[\w./-]{1,128}", model["id"]):
             self.mistakes.append(f"model.id: {model['id']!r} may hold letters, digits, '.', '_', '-' and '/' only")
@@ -136,7 +140,9 @@ class _Checker:
                 or not re.fullmatch(r"[\w.-]{1,32}", str(entry["name"]))
                 or any(type(entry[tower]) is not int or entry[tower] < 1 for tower in ("vision", "decoder"))
             ):
-                self.mistakes.append(f"ladder[{number}]: {entry!r} is not a depth like {{name: d1, vision: 4, decoder: 12}}")
+                self.mistakes.append(
+                    f"ladder[{number}]: {entry!r} is not a depth like {{name: d1, vision: 4, decoder: 12}}"
+                )
             else:
                 depths.append(Depth(str(entry["name"]), entry["vision"], entry["decoder"]))
         if len(depths) < len(entries):

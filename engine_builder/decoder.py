@@ -100,7 +100,9 @@ def _rope(text: Mapping[str, Any]) -> tuple[float, float]:
     return float(rope.get("rope_theta", text.get("rope_theta", 10000.0))), float(rope.get("factor") or 1.0)
 
 
-def emit_decoder_segment(graph: Graph, tower: DecoderTower, weights: Weights, first: int, last: int, capacity: int) -> None:
+def emit_decoder_segment(
+    graph: Graph, tower: DecoderTower, weights: Weights, first: int, last: int, capacity: int
+) -> None:
     """Blocks `first`..`last` (1-based).
 
     Inputs: `hidden` [1, S, width]; `positions` int64 [1, S]; `mask` bool [1, 1, S, capacity], true where a token may look;
@@ -150,7 +152,9 @@ def _block(graph: Graph, tower: DecoderTower, weights: Weights, layer: int, x: s
     v = heads(linear(normed, "self_attn.v_proj"), tower.kv_heads)
     q, k = (graph.op("RotaryEmbedding", value, "rope.cos", "rope.sin", "positions") for value in (q, k))
     keys, values = (
-        graph.op("TensorScatter", f"past_{part}.{layer}", new, "write_index", outputs=[f"present_{part}.{layer}"], axis=2)
+        graph.op(
+            "TensorScatter", f"past_{part}.{layer}", new, "write_index", outputs=[f"present_{part}.{layer}"], axis=2
+        )
         for part, new in (("k", k), ("v", v))
     )
     attended = graph.op("Transpose", graph.op("Attention", q, keys, values, "mask"), perm=[0, 2, 1, 3])

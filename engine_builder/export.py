@@ -59,7 +59,10 @@ def read_towers(checkpoint: Checkpoint, config: BuildConfig) -> Towers:
     vision = visions.read_vision(checkpoint.config, image_size)
     decoder = decoders.read_decoder(checkpoint.config)
     own = visions.own_exit(checkpoint.config, vision)
-    for name, layers, exits in (("vision", own, config.vision_exits), ("decoder", decoder.layers, config.decoder_exits)):
+    for name, layers, exits in (
+        ("vision", own, config.vision_exits),
+        ("decoder", decoder.layers, config.decoder_exits),
+    ):
         if exits[-1] > layers:
             raise ConfigError(
                 f"exit {exits[-1]} lies beyond the {name} tower",

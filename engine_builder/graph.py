@@ -102,7 +102,10 @@ class Graph:
             self._weights_path.unlink()
         helper = self._onnx.helper
         declared = [
-            [helper.make_tensor_value_info(spec.name, self._element_type(spec.dtype), list(spec.shape)) for spec in specs]
+            [
+                helper.make_tensor_value_info(spec.name, self._element_type(spec.dtype), list(spec.shape))
+                for spec in specs
+            ]
             for specs in (self.inputs, self.outputs)
         ]
         graph = helper.make_graph(self._nodes, self.name, *declared, self._initializers)

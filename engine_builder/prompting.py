@@ -45,8 +45,15 @@ def _image_token(config: Mapping[str, Any]) -> int:
 
 def _stop_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:
     text = checkpoint.config.get("text_config") or {}
-    generation = checkpoint.json("generation_config.json") if (checkpoint.path / "generation_config.json").exists() else {}
-    for source in (generation, checkpoint.config, text, {"eos_token_id": 2 if text.get("model_type") == "llama" else None}):
+    generation = (
+        checkpoint.json("generation_config.json") if (checkpoint.path / "generation_config.json").exists() else {}
+    )
+    for source in (
+        generation,
+        checkpoint.config,
+        text,
+        {"eos_token_id": 2 if text.get("model_type") == "llama" else None},
+    ):
         ids = source.get("eos_token_id")
         if ids is not None:
             return tuple(ids) if isinstance(ids, list) else (int(ids),)

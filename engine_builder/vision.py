@@ -132,7 +132,10 @@ def _embed(graph: Graph, tower: VisionTower, weights: Weights) -> str:
     if graph.dtype != np.float32:
         pixels = graph.op("Cast", pixels, to=graph.element_type)
     if tower.family == "dinov2":
-        kernel, bias = weights["embeddings.patch_embeddings.projection.weight"], "embeddings.patch_embeddings.projection.bias"
+        kernel, bias = (
+            weights["embeddings.patch_embeddings.projection.weight"],
+            "embeddings.patch_embeddings.projection.bias",
+        )
         cls, positions = weights["embeddings.cls_token"], weights["embeddings.position_embeddings"]
     else:
         kernel, bias = weights["embeddings.patch_embedding.weight"], "embeddings.patch_embedding.bias"
@@ -144,7 +147,9 @@ def _embed(graph: Graph, tower: VisionTower, weights: Weights) -> str:
     rows = graph.op("Reshape", patches, graph.constant(np.array([1, tower.width, tower.grid**2])))
     rows = graph.op("Transpose", rows, perm=[0, 2, 1])
     x = graph.op("Concat", graph.weight("cls", cls.reshape(1, 1, -1)), rows, axis=1)
-    x = graph.op("Add", x, graph.weight("positions", fit_positions(positions.reshape(-1, tower.width), tower.grid)[None]))
+    x = graph.op(
+        "Add", x, graph.weight("positions", fit_positions(positions.reshape(-1, tower.width), tower.grid)[None])
+    )
     if tower.family == "clip_vision_model":
         x = _norm(graph, tower, weights, "pre_layrnorm", "pre_norm", x)
     return x
@@ -193,7 +198,9 @@ def emit_projector(graph: Graph, tower: VisionTower, weights: Weights, config: M
         bounds = [graph.constant(np.array([n])) for n in (1, tower.tokens, 1)]
         x = graph.op("Slice", x, *bounds)
     x = graph.linear(x, "linear_1", weights["linear_1.weight"], weights.optional("linear_1.bias"))
-    x = _activate(graph, setting({"projector_hidden_act": "gelu", **config}, "projector_hidden_act", "config", ["gelu"]), x)
+    x = _activate(
+        graph, setting({"projector_hidden_act": "gelu", **config}, "projector_hidden_act", "config", ["gelu"]), x
+    )
     x = graph.linear(x, "linear_2", weights["linear_2.weight"], weights.optional("linear_2.bias"))
     graph.output(x, "embeddings", graph.dtype, (1, tokens, width))
 

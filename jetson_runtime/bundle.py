@@ -15,7 +15,17 @@ from jetson_runtime.manifest import FileRecord, Manifest
 from jetson_runtime.profile import LatencyProfile
 from jetson_runtime.prompt import Prompter
 
-__all__ = ["CHAT_TEMPLATE", "MANIFEST", "PORTABLE_TARGET", "PREPROCESSING", "PROFILES", "TOKENIZER", "Bundle", "open_bundle", "seal"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "MANIFEST",
+    "PORTABLE_TARGET",
+    "PREPROCESSING",
+    "PROFILES",
+    "TOKENIZER",
+    "Bundle",
+    "open_bundle",
+    "seal",
+]
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -62,7 +72,10 @@ class Bundle:
     def with_profile(self, profile: LatencyProfile, name: str) -> Bundle:
         """The bundle with one more profile (or a newer one of that name); the manifest is replaced in one step."""
         write_json(self.file(PROFILES) / f"{name}.json", profile.to_dict())
-        files = {**self.manifest.files, f"{PROFILES}/{name}.json": _record(self.path, self.file(PROFILES) / f"{name}.json")}
+        files = {
+            **self.manifest.files,
+            f"{PROFILES}/{name}.json": _record(self.path, self.file(PROFILES) / f"{name}.json"),
+        }
         value = {**self.manifest.to_dict(), "files": {path: vars(record) for path, record in files.items()}}
         write_json(self.path / MANIFEST, value)
         return open_bundle(self.path)
@@ -72,7 +85,9 @@ def seal(folder: Path, **fields: Any) -> Manifest:
     """Record every file below `folder` and write its manifest; `fields` are `Manifest`'s without `files`."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     files = {path.relative_to(folder).as_posix(): _record(folder, path) for path in paths}
-    manifest = Manifest.from_dict(json.loads(canonical_json(Manifest(files=files, **fields).to_dict())), str(folder / MANIFEST))
+    manifest = Manifest.from_dict(
+        json.loads(canonical_json(Manifest(files=files, **fields).to_dict())), str(folder / MANIFEST)
+    )
     write_json(folder / MANIFEST, manifest.to_dict())
     return manifest
 
@@ -115,14 +130,22 @@ def _check_file(path: Path, record: FileRecord) -> None:
     remedy = "copy or build the bundle again; do not use this one"
     if path.is_symlink() or not path.is_file():
         found = "a symbolic link" if path.is_symlink() else "nothing"
-        raise DigestError(f"{path} is not there", found=found, expected=f"a file of {record.size_bytes} bytes", remedy=remedy)
+        raise DigestError(
+            f"{path} is not there", found=found, expected=f"a file of {record.size_bytes} bytes", remedy=remedy
+        )
     size = path.stat().st_size
     if size != record.size_bytes:
         raise DigestError(
-            f"{path} does not have the length in the manifest", found=f"{size} bytes", expected=f"{record.size_bytes} bytes", remedy=remedy
+            f"{path} does not have the length in the manifest",
+            found=f"{size} bytes",
+            expected=f"{record.size_bytes} bytes",
+            remedy=remedy,
         )
     digest = sha256_file(path)
     if digest != record.sha256:
         raise DigestError(
-            f"{path} is not the file that was built", found=f"sha256 {digest}", expected=f"sha256 {record.sha256}", remedy=remedy
+            f"{path} is not the file that was built",
+            found=f"sha256 {digest}",
+            expected=f"sha256 {record.sha256}",
+            remedy=remedy,
         )

@@ -30,7 +30,9 @@ class Chain:
         self._shared = {tensor.name: backend.share(tensor) for tensor in manifest.shared}
         self._vision = [(segment, backend.load(segment)) for segment in manifest.segments("vision")]
         self._decoder = [(segment, backend.load(segment)) for segment in manifest.segments("decoder")]
-        self._heads = {tower: (manifest.head(tower), backend.load(manifest.head(tower))) for tower in ("vision", "decoder")}
+        self._heads = {
+            tower: (manifest.head(tower), backend.load(manifest.head(tower))) for tower in ("vision", "decoder")
+        }
         self._embedding = (manifest.embedding, backend.load(manifest.embedding))
 
         dtype = manifest.embedding.outputs[0].dtype

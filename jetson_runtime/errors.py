@@ -37,9 +37,7 @@ class HoldfastError(Exception):
 
     exit_code = 1
 
-    def __init__(
-        self, what: str, *, found: object = None, expected: object = None, remedy: str | None = None
-    ) -> None:
+    def __init__(self, what: str, *, found: object = None, expected: object = None, remedy: str | None = None) -> None:
         self.what = what
         self.found = None if found is None else str(found)
         self.expected = None if expected is None else str(expected)

@@ -48,7 +48,9 @@ class Preprocessing:
         """Pixels [1, 3, side, side] float32."""
         width, height = image.size
         short = min(width, height)
-        size = tuple(self.shortest_edge if edge == short else int(self.shortest_edge * edge / short) for edge in (width, height))
+        size = tuple(
+            self.shortest_edge if edge == short else int(self.shortest_edge * edge / short) for edge in (width, height)
+        )
         resized = np.asarray(image.resize(size, Image.Resampling(self.resample)))
         top, left = (resized.shape[0] - self.side) // 2, (resized.shape[1] - self.side) // 2
         crop = resized[top : top + self.side, left : left + self.side].astype(np.float32)
@@ -68,7 +70,9 @@ def open_image(source: Path | bytes) -> Image.Image:
     except OSError as error:
         raise InputError(f"{where} can't be read", found=error.strerror, remedy="check the path") from None
     if isinstance(data, Path) or len(data) > _MAX_BYTES:
-        raise InputError(f"{where} is too large", expected=f"at most {_MAX_BYTES >> 20} MiB", remedy="scale it down first")
+        raise InputError(
+            f"{where} is too large", expected=f"at most {_MAX_BYTES >> 20} MiB", remedy="scale it down first"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of pictures that we refuse below
@@ -84,5 +88,8 @@ def open_image(source: Path | bytes) -> Image.Image:
         return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
-            f"{where} is not a picture that can be read", found=error, expected="PNG, JPEG, WebP, BMP, ...", remedy="check the file"
+            f"{where} is not a picture that can be read",
+            found=error,
+            expected="PNG, JPEG, WebP, BMP, ...",
+            remedy="check the file",
         ) from None

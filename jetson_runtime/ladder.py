@@ -76,9 +76,7 @@ class Ladder:
         for depth in self.depths:
             if depth.name == name:
                 return depth
-        raise InputError(
-            f"the ladder has no depth '{name}'", expected=", ".join(depth.name for depth in self.depths)
-        )
+        raise InputError(f"the ladder has no depth '{name}'", expected=", ".join(depth.name for depth in self.depths))
 
     def vision_exits(self) -> tuple[int, ...]:
         """The layers where the vision tower may be left, shallowest first."""

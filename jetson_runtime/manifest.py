@@ -199,7 +199,9 @@ class _Reader:
                            ("admissions", dict)):  # fmt: skip
             if type(value.get(name)) is not kind:
                 self.mistakes.append(f"field '{name}' is not of type {kind.__name__}")
-        self.mistakes += [f"unknown field '{name}'" for name in value if name not in {*Manifest.__dataclass_fields__, "schema"}]
+        self.mistakes += [
+            f"unknown field '{name}'" for name in value if name not in {*Manifest.__dataclass_fields__, "schema"}
+        ]
         if len(self.mistakes) > before:
             return None
         model = self.record(ModelFacts, value.get("model"), "model")

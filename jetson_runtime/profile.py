@@ -69,7 +69,10 @@ class LatencyProfile:
             return cls(rows, value["engines_digest"], value["backend"], value["machine"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path} is not a latency profile", found=error, expected=SCHEMA, remedy="run 'engine-calibrate latency' again"
+                f"{path} is not a latency profile",
+                found=error,
+                expected=SCHEMA,
+                remedy="run 'engine-calibrate latency' again",
             ) from None
 
     def vision_ms(self, exit: int) -> float:
@@ -94,10 +97,13 @@ class LatencyProfile:
         return (self.vision_ms(depth.vision) if image else 0.0) + self.prefill_ms(depth.decoder, prompt_tokens)
 
     def _exit(self, phase: str, layer: int, tokens: int | None) -> float:
-        rows = [row for row in self.rows if (row.scope, row.phase, row.layer, row.state) == ("exit", phase, layer, "warm")]
+        rows = [
+            row for row in self.rows if (row.scope, row.phase, row.layer, row.state) == ("exit", phase, layer, "warm")
+        ]
         if not rows:
             raise InputError(
-                f"the profile has no {phase} time for exit {layer}", remedy="run 'engine-calibrate latency' on this bundle"
+                f"the profile has no {phase} time for exit {layer}",
+                remedy="run 'engine-calibrate latency' on this bundle",
             )
         points = sorted((row.tokens, row.p99_ms) for row in rows)
         return points[0][1] if tokens is None else _interpolate(points, tokens)
@@ -106,7 +112,9 @@ class LatencyProfile:
         """Typical (median) time of one engine, warm: what the simulated backend plays back."""
         rows = [row for row in self.rows if (row.scope, row.name, row.state) == ("engine", name, "warm")]
         if not rows:
-            raise InputError(f"the profile has no time for engine '{name}'", remedy="run 'engine-calibrate latency' on this bundle")
+            raise InputError(
+                f"the profile has no time for engine '{name}'", remedy="run 'engine-calibrate latency' on this bundle"
+            )
         return _interpolate(sorted((row.tokens, row.p50_ms) for row in rows), tokens)
 
 

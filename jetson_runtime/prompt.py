@@ -29,13 +29,17 @@ class Prompter:
         try:
             self.tokenizer = Tokenizer.from_file(str(tokenizer_path))
         except Exception as error:  # the library raises plain Exception
-            raise BundleError(f"{tokenizer_path} is not a tokenizer", found=error, remedy="export the bundle again") from None
+            raise BundleError(
+                f"{tokenizer_path} is not a tokenizer", found=error, remedy="export the bundle again"
+            ) from None
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.globals["raise_exception"] = _raise
         try:
             self._template = environment.from_string(template_path.read_text(encoding="utf-8"))
         except (OSError, TemplateError) as error:
-            raise BundleError(f"{template_path} is not a chat template", found=error, remedy="export the bundle again") from None
+            raise BundleError(
+                f"{template_path} is not a chat template", found=error, remedy="export the bundle again"
+            ) from None
         self._image_token_id = image_token_id
         self._image_tokens = image_tokens
         added = self.tokenizer.get_added_tokens_decoder()

@@ -72,7 +72,9 @@ class OnnxRuntimeBackend:
         try:
             session = self._ort.InferenceSession(path, self._options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library's exceptions share no base class
-            raise BackendError(f"{path} can't be loaded", found=_first_line(error), remedy="export the bundle again") from None
+            raise BackendError(
+                f"{path} can't be loaded", found=_first_line(error), remedy="export the bundle again"
+            ) from None
         return session, session.io_binding()
 
     def share(self, tensor: SharedTensor) -> HostBuffer:
@@ -93,7 +95,9 @@ class OnnxRuntimeBackend:
         try:
             session.run_with_iobinding(binding)
         except Exception as error:  # see load
-            raise BackendError("an engine failed", found=_first_line(error), remedy="run 'engine-build check'") from None
+            raise BackendError(
+                "an engine failed", found=_first_line(error), remedy="run 'engine-build check'"
+            ) from None
 
     def wait(self) -> None:
         """Nothing is pending."""

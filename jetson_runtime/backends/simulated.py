@@ -58,7 +58,9 @@ class SimulatedBackend:
     def enqueue(self, engine: Any, inputs: Mapping[str, HostBuffer], outputs: Mapping[str, HostBuffer]) -> None:
         """Let the engine's time pass; the decoder's head says the next word of the fixed text."""
         tokens = next(buffer.shape[1] if engine.role != "head" else 1 for buffer in inputs.values())
-        self._clock_ms += self._slowdown * self._profile.engine_ms(engine.name, tokens if engine.tower == "decoder" else 1)
+        self._clock_ms += self._slowdown * self._profile.engine_ms(
+            engine.name, tokens if engine.tower == "decoder" else 1
+        )
         if engine.role == "embedding":
             # A whole prompt starts the text afresh; a single token continues it where it stands in the fixed text.
             self._next = 0 if tokens > 1 else self._next + 1

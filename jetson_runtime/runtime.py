@@ -1,0 +1,219 @@
+"""The Python API, in the words that the automotive world drafts: load, describe, invoke, cancel, unload."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jetson_runtime import generate
+from jetson_runtime.backends import open_backend
+from jetson_runtime.bundle import Bundle, open_bundle
+from jetson_runtime.chain import Chain
+from jetson_runtime.errors import BackendError, BundleError, InputError
+from jetson_runtime.generate import Job, Token
+from jetson_runtime.image import open_image
+from jetson_runtime.ladder import Budget, Depth
+from jetson_runtime.policy import choose
+from jetson_runtime.profile import LatencyProfile
+from jetson_runtime.prompt import Prompt
+from jetson_runtime.sampling import sampler
+
+__all__ = ["Answer", "Request", "Runtime", "load"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question. `image` is a path or the bytes of a picture file; `depth` pins a depth by name instead of the policy."""
+
+    prompt: str
+    image: Path | bytes | None = None
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    depth: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request. `finish_reason` is stop, length, deadline or cancelled; times count from the request."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    depth: Depth
+    finish_reason: str
+    prompt_tokens: int
+    predicted_ms: float | None
+    first_token_ms: float | None
+    elapsed_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+class Runtime:
+    """A loaded bundle. Requests run one at a time; others wait, and their waiting counts against their budget."""
+
+    def __init__(self, bundle: Bundle, backend: str, profile: LatencyProfile | None, threads: int | None) -> None:
+        self.bundle = bundle
+        self.profile = profile
+        self._backend = open_backend(backend, bundle, profile, threads)
+        self._chain: Chain | None = Chain(bundle, self._backend)
+        self._prompter = bundle.prompter()
+        self._preprocess = bundle.preprocessing()
+        self._lock = threading.Lock()
+        self._cancelled = threading.Event()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unload()
+
+    def describe(self) -> dict[str, Any]:
+        """What is loaded: model, digests, backend, ladder, limits, profile."""
+        manifest = self.bundle.manifest
+        return {
+            "model": {"id": manifest.model.id, "version": manifest.model.version},
+            "release": manifest.release,
+            "bundle_digest": self.bundle.digest,
+            "engines_digest": manifest.engines_digest,
+            "backend": self._backend.name,
+            "target": dict(manifest.target),
+            "precision": manifest.precision,
+            "ladder": manifest.ladder.to_dicts(),
+            "kv_capacity": manifest.model.kv_capacity,
+            "image_size": manifest.model.image_size,
+            "image_tokens": manifest.model.image_tokens,
+            "profile": None if self.profile is None else dict(self.profile.machine),
+        }
+
+    def invoke(
+        self, request: Request, budget: Budget | None = None, *, on_token: Callable[[Token], None] | None = None
+    ) -> Answer:
+        """Answer a request within its budget; `on_token` is called with each token as it is made.
+
+        Without a budget the answer takes full depth, or the depth that the request pins, and as long as it needs.
+
+        Raises:
+            InputError: a request that can't be used. BudgetError: no depth fits. BackendError: unloaded, or an engine failed.
+        """
+        started_ms = self._backend.now_ms()
+        with self._lock:
+            if self._chain is None:
+                raise BackendError("the bundle is unloaded", remedy="load it again")
+            self._cancelled.clear()
+            job, predicted_ms = self._prepare(request, budget, started_ms)
+            tokens: list[Token] = []
+            finish_reason = ""
+            for item in generate.run(self._chain, self._prompter, job, self._cancelled.is_set):
+                if isinstance(item, str):
+                    finish_reason = item
+                    break
+                tokens.append(item)
+                if on_token is not None:
+                    on_token(item)
+        return Answer(
+            text=self._prompter.tokenizer.decode([token.id for token in tokens], skip_special_tokens=True).strip(),
+            tokens=tuple(tokens),
+            depth=job.depth,
+            finish_reason=finish_reason,
+            prompt_tokens=len(job.prompt.token_ids),
+            predicted_ms=predicted_ms,
+            first_token_ms=tokens[0].at_ms if tokens else None,
+            elapsed_ms=self._backend.now_ms() - started_ms,
+        )
+
+    def cancel(self) -> None:
+        """End the answer in progress after its current token; safe from any thread."""
+        self._cancelled.set()
+
+    def unload(self) -> None:
+        """Give engines and memory back, once the answer in progress has ended."""
+        with self._lock:
+            self._chain = None
+            self._backend.close()
+
+    def _prepare(self, request: Request, budget: Budget | None, started_ms: float) -> tuple[Job, float | None]:
+        if request.max_tokens < 1:
+            raise InputError("max_tokens can't be used", found=request.max_tokens, expected="1 or more")
+        sample = sampler(request.temperature, request.top_p, request.seed)
+        prompt = self._prompter(request.prompt, with_image=request.image is not None)
+        pixels = None if request.image is None else self._preprocess(open_image(request.image))
+        limit = min(request.max_tokens, self._room(prompt))
+        ladder = self.bundle.manifest.ladder
+        depth = ladder.full if request.depth is None else ladder[request.depth]
+        if budget is None:
+            return Job(prompt, pixels, depth, limit, sample, started_ms), None
+        if self.profile is None:
+            raise InputError(
+                "a budget can't be kept without a latency profile",
+                found=f"{self.bundle.path} has none",
+                remedy="run 'engine-calibrate latency' on the bundle, or leave the budget out",
+            )
+        choice = choose(
+            list(ladder) if request.depth is None else [depth],
+            self.profile,
+            budget,
+            prompt_tokens=len(prompt.token_ids),
+            image=pixels is not None,
+            tokens=limit,
+            spent_ms=self._backend.now_ms() - started_ms,
+        )
+        deadline_ms = started_ms + budget.total_ms(limit)
+        step_ms = self.profile.step_ms(choice.depth.decoder) if limit > 1 else 0.0
+        job = Job(prompt, pixels, choice.depth, limit, sample, started_ms, deadline_ms, step_ms)
+        return job, choice.predicted_ms
+
+    def _room(self, prompt: Prompt) -> int:
+        """How many tokens fit behind the prompt: the last one of an answer needs no cache entry."""
+        capacity, count = self.bundle.manifest.model.kv_capacity, len(prompt.token_ids)
+        if count > capacity:
+            raise InputError(
+                "the prompt is longer than the KV cache",
+                found=f"{count} tokens" + (" with the image's" if prompt.image_at is not None else ""),
+                expected=f"at most {capacity} tokens (kv_capacity)",
+                remedy="shorten the prompt, or export with a larger kv_capacity",
+            )
+        return capacity - count + 1
+
+
+def load(
+    path: Path | str, *, backend: str = "onnxruntime", profile: Path | str | None = None, threads: int | None = None
+) -> Runtime:
+    """Open a bundle, check every byte of it, and load its engines.
+
+    `profile` is a profile file, or the name of one in the bundle; None takes the bundle's only one that fits the backend.
+
+    Raises:
+        BundleError, DigestError: see `open_bundle`. BackendError, MissingExtraError: see `open_backend`.
+    """
+    bundle = open_bundle(Path(path))
+    return Runtime(bundle, backend, _profile(bundle, backend, profile), threads)
+
+
+def _profile(bundle: Bundle, backend: str, wanted: Path | str | None) -> LatencyProfile | None:
+    profiles = bundle.profiles()
+    if wanted is not None:
+        chosen = profiles[str(wanted)] if str(wanted) in profiles else LatencyProfile.read(Path(wanted))
+    else:
+        fitting = [name for name, item in profiles.items() if backend == "simulated" or item.backend == backend]
+        if len(fitting) > 1:
+            raise InputError(
+                f"{bundle.path} has several latency profiles",
+                found=", ".join(fitting),
+                remedy="name one with --profile",
+            )
+        chosen = profiles[fitting[0]] if fitting else None
+    if chosen is not None and chosen.engines_digest != bundle.manifest.engines_digest:
+        raise BundleError(
+            "the latency profile was measured on other engines",
+            found=f"engines digest {chosen.engines_digest[:16]}…",
+            expected=f"{bundle.manifest.engines_digest[:16]}…",
+            remedy="run 'engine-calibrate latency' on this bundle",
+        )
+    return chosen
