@@ -52,7 +52,7 @@ class Weights:
 
     def optional(self, name: str) -> np.ndarray | None:
         """The tensor, or None where the checkpoint has none of that name (a bias, for instance)."""
-        return self[name] if name in self else None
+        return self[name] if name in self else None  # noqa: SIM401 (a read from disk, not a dict)
 
 
 class Checkpoint:

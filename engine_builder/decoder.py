@@ -1,8 +1,8 @@
 """The Llama family (Llama, Vicuna, SmolLM2, Mistral, Qwen2): emits the decoder's segments, its head and the embedding.
 
-Caches have a fixed capacity and are updated in place: opset 24's TensorScatter, then Attention over the whole cache under
-an explicit mask. TensorRT's parser drops `nonpad_kv_seqlen` without a word, so the mask is what says how far the cache is
-filled.
+Caches have a fixed capacity and are updated in place: opset 24's TensorScatter, then Attention over the whole cache
+under an explicit mask. TensorRT's parser drops `nonpad_kv_seqlen` without a word, so the mask is what says how far the
+cache is filled.
 """
 
 from __future__ import annotations
@@ -22,13 +22,36 @@ __all__ = ["FAMILIES", "DecoderTower", "emit_decoder_segment", "emit_embedding",
 FAMILIES = ("llama", "mistral", "qwen2")
 # What transformers fills in where a config.json is silent.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "llama": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
-                  rms_norm_eps=1e-6, vocab_size=32000, max_position_embeddings=2048),
-    "mistral": dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-                    num_key_value_heads=8, rms_norm_eps=1e-6, vocab_size=32000, max_position_embeddings=131072),
-    "qwen2": dict(hidden_size=4096, intermediate_size=22016, num_hidden_layers=32, num_attention_heads=32,
-                  num_key_value_heads=32, rms_norm_eps=1e-6, vocab_size=151936, max_position_embeddings=32768),
-}  # fmt: skip
+    "llama": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": 32000,
+        "max_position_embeddings": 2048,
+    },
+    "mistral": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": 32000,
+        "max_position_embeddings": 131072,
+    },
+    "qwen2": {
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": 151936,
+        "max_position_embeddings": 32768,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -105,8 +128,9 @@ def emit_decoder_segment(
 ) -> None:
     """Blocks `first`..`last` (1-based).
 
-    Inputs: `hidden` [1, S, width]; `positions` int64 [1, S]; `mask` bool [1, 1, S, capacity], true where a token may look;
-    `write_index` int64 [1], where the S new entries go; per layer `past_k.N`, `past_v.N` [1, kv heads, capacity, head dim].
+    Inputs: `hidden` [1, S, width]; `positions` int64 [1, S]; `mask` bool [1, 1, S, capacity], true where a token may
+    look; `write_index` int64 [1], where the S new entries go; per layer `past_k.N` and `past_v.N`
+    [1, kv heads, capacity, head dim].
     Outputs: `features` [1, S, width]; `present_k.N`, `present_v.N`, to be bound to the same memory as their pasts.
     """
     cache = (1, tower.kv_heads, capacity, tower.head_dim)

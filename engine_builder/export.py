@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from jetson_runtime.manifest import Engine, Manifest, ModelFacts, SharedTensor
 
 __all__ = ["Plan", "export", "plan_engines"]
 
-_DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+_DTYPES: Mapping[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 _TABLE = "token_table"
 
 
@@ -53,7 +54,7 @@ def read_towers(checkpoint: Checkpoint, config: BuildConfig) -> Towers:
     """The towers of the checkpoint, checked against the configuration's exits and capacity.
 
     Raises:
-        CheckpointError: an unknown family. ConfigError: an exit beyond a tower, or a cache beyond the model's positions.
+        CheckpointError: an unknown family. ConfigError: an exit beyond a tower, a cache beyond the model's positions.
     """
     image_size = config.image_size or read_preprocessing(checkpoint).side
     vision = visions.read_vision(checkpoint.config, image_size)
@@ -83,27 +84,31 @@ def read_towers(checkpoint: Checkpoint, config: BuildConfig) -> Towers:
 def plan_engines(checkpoint: Checkpoint, config: BuildConfig, towers: Towers) -> Iterator[Plan]:
     """Every engine of the bundle, in the order in which an answer runs them."""
     vision, decoder = towers.vision, towers.decoder
+
+    def vision_segment(graph: Graph, first: int, last: int) -> None:
+        visions.emit_vision_segment(graph, vision, checkpoint.weights("vision"), first, last)
+
+    def projector(graph: Graph) -> None:
+        visions.emit_projector(graph, vision, checkpoint.weights("projector"), checkpoint.config, decoder.width)
+
+    def embedding(graph: Graph) -> None:
+        decoders.emit_embedding(graph, decoder, _table(checkpoint, towers, "decoder"))
+
+    def decoder_segment(graph: Graph, first: int, last: int) -> None:
+        decoders.emit_decoder_segment(graph, decoder, checkpoint.weights("decoder"), first, last, config.kv_capacity)
+
+    def lm_head(graph: Graph) -> None:
+        decoders.emit_lm_head(graph, decoder, checkpoint.weights("decoder"), _table(checkpoint, towers, "lm_head"))
+
     for first, last in _segments(config.vision_exits):
-        yield Plan(
-            f"vision.{first:02}-{last:02}", "segment", "vision", first, last,
-            lambda graph, a=first, b=last: visions.emit_vision_segment(graph, vision, checkpoint.weights("vision"), a, b),
-        )  # fmt: skip
-    yield Plan(
-        "projector", "head", "vision", 0, 0,
-        lambda graph: visions.emit_projector(graph, vision, checkpoint.weights("projector"), checkpoint.config, decoder.width),
-    )  # fmt: skip
-    yield Plan("embedding", "embedding", "decoder", 0, 0,
-               lambda graph: decoders.emit_embedding(graph, decoder, _table(checkpoint, towers, "decoder")))  # fmt: skip
+        emit = partial(vision_segment, first=first, last=last)
+        yield Plan(f"vision.{first:02}-{last:02}", "segment", "vision", first, last, emit)
+    yield Plan("projector", "head", "vision", 0, 0, projector)
+    yield Plan("embedding", "embedding", "decoder", 0, 0, embedding)
     for first, last in _segments(config.decoder_exits):
-        yield Plan(
-            f"decoder.{first:02}-{last:02}", "segment", "decoder", first, last,
-            lambda graph, a=first, b=last: decoders.emit_decoder_segment(
-                graph, decoder, checkpoint.weights("decoder"), a, b, config.kv_capacity
-            ),
-        )  # fmt: skip
-    yield Plan("lm_head", "head", "decoder", 0, 0,
-               lambda graph: decoders.emit_lm_head(graph, decoder, checkpoint.weights("decoder"),
-                                                   _table(checkpoint, towers, "lm_head")))  # fmt: skip
+        emit = partial(decoder_segment, first=first, last=last)
+        yield Plan(f"decoder.{first:02}-{last:02}", "segment", "decoder", first, last, emit)
+    yield Plan("lm_head", "head", "decoder", 0, 0, lm_head)
 
 
 def _segments(exits: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -165,7 +170,7 @@ def _write_shared(checkpoint: Checkpoint, towers: Towers, folder: Path, precisio
     dtype = _DTYPES[precision]
     table = checkpoint.weights("decoder")["embed_tokens.weight"].astype(dtype)
     path = f"engines/{_TABLE}.weights"
-    (folder / path).write_bytes(memoryview(np.ascontiguousarray(table)).cast("B"))
+    (folder / path).write_bytes(np.ascontiguousarray(table).data.cast("B"))
     return (SharedTensor(_TABLE, path, dtype.name, table.shape),)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -32,8 +32,8 @@ class Graph:
         self._nodes: list[Any] = []
         self._initializers: list[Any] = []
         self._known: set[str] = set()
+        self.weights_bytes = 0  # length of the weights file so far
         self._weights_path = path.with_suffix(".weights")
-        self._weights: BinaryIO = self._weights_path.open("wb")
 
     @property
     def element_type(self) -> int:
@@ -72,7 +72,7 @@ class Graph:
         return name
 
     def weight(self, name: str, array: np.ndarray) -> str:
-        """A tensor of the checkpoint, cast to the graph's precision and appended to the weights file (once per name)."""
+        """A tensor of the checkpoint in the graph's precision, appended to the weights file (once per name)."""
         if name in self._known:
             return name
         self._known.add(name)
@@ -86,20 +86,21 @@ class Graph:
         location = {"location": self._weights_path.name, "offset": self._weights.tell(), "length": data.nbytes}
         for key, value in location.items():
             tensor.external_data.add(key=key, value=str(value))
-        self._weights.write(memoryview(data).cast("B"))
+        self._weights.write(data.data.cast("B"))
         self._initializers.append(tensor)
         return name
 
     def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
-        """`x @ weight.T + bias` with a checkpoint's [out, in] weight, stored as [in, out]: no transposition at run time."""
+        """`x @ weight.T + bias`; a checkpoint's [out, in] weight is stored as [in, out], ready for MatMul."""
         y = self.op("MatMul", x, self.weight(f"{name}.weight", weight.T))
         return y if bias is None else self.op("Add", y, self.weight(f"{name}.bias", bias))
 
     def save(self) -> None:
-        """Write the graph; a weights file that stayed empty is removed."""
-        self._weights.close()
-        if self._weights_path.stat().st_size == 0:
-            self._weights_path.unlink()
+        """Write the graph; its weights lie beside it already."""
+        self.path.write_bytes(self.serialized())
+
+    def serialized(self) -> bytes:
+        """The ONNX model without the weights that lie beside it."""
         helper = self._onnx.helper
         declared = [
             [
@@ -112,4 +113,5 @@ class Graph:
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="holdfast"
         )
-        self.path.write_bytes(model.SerializeToString(deterministic=True))
+        serialized: bytes = model.SerializeToString(deterministic=True)
+        return serialized

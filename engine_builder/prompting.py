@@ -95,7 +95,7 @@ def _special_tokens(checkpoint: Checkpoint) -> str:
 
 
 def read_preprocessing(checkpoint: Checkpoint) -> Preprocessing:
-    """The checkpoint's image preprocessing; transformers 5 writes it into processor_config.json, older ones beside it."""
+    """The checkpoint's image preprocessing, from processor_config.json (transformers 5) or the file beside it."""
     config: dict[str, Any] = {}
     for name in ("processor_config.json", "preprocessor_config.json"):
         if not config.get("image_mean") and (checkpoint.path / name).exists():

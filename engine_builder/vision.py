@@ -16,11 +16,29 @@ __all__ = ["FAMILIES", "VisionTower", "emit_projector", "emit_vision_segment", "
 
 # What transformers fills in where a config.json is silent.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "clip_vision_model": dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-                              image_size=224, patch_size=32, hidden_act="quick_gelu", layer_norm_eps=1e-5),
-    "dinov2": dict(hidden_size=768, mlp_ratio=4, num_hidden_layers=12, num_attention_heads=12, image_size=224,
-                   patch_size=14, hidden_act="gelu", layer_norm_eps=1e-6, qkv_bias=True, use_swiglu_ffn=False),
-}  # fmt: skip
+    "clip_vision_model": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 224,
+        "patch_size": 32,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    },
+    "dinov2": {
+        "hidden_size": 768,
+        "mlp_ratio": 4,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 224,
+        "patch_size": 14,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        "use_swiglu_ffn": False,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -191,7 +209,7 @@ def _activate(graph: Graph, activation: str, x: str) -> str:
 
 
 def emit_projector(graph: Graph, tower: VisionTower, weights: Weights, config: Mapping[str, Any], width: int) -> None:
-    """The vision tower's head: `features` [1, tokens, vision width] to `embeddings` [1, image tokens, decoder width]."""
+    """The vision tower's head: `features` [1, tokens, width] to `embeddings` [1, image tokens, decoder width]."""
     x = graph.input("features", graph.dtype, (1, tower.tokens, tower.width))
     tokens = image_tokens(tower, config)
     if tokens != tower.tokens:
@@ -206,7 +224,7 @@ def emit_projector(graph: Graph, tower: VisionTower, weights: Weights, config: M
 
 
 def own_exit(config: Mapping[str, Any], tower: VisionTower) -> int:
-    """The checkpoint's own exit: LLaVA's `vision_feature_layer`, an index into `hidden_states` that may count from the end.
+    """The checkpoint's own exit: LLaVA's `vision_feature_layer`, an index that may count from the end.
 
     Raises:
         CheckpointError: several layers at once, or one that is not there.
@@ -224,14 +242,14 @@ def own_exit(config: Mapping[str, Any], tower: VisionTower) -> int:
 
 
 def image_tokens(tower: VisionTower, config: Mapping[str, Any]) -> int:
-    """How many embeddings an image becomes: LLaVA's `vision_feature_select_strategy` drops the class token or keeps it."""
-    strategy = setting(
+    """Embeddings per image: LLaVA's `vision_feature_select_strategy` drops the class token or keeps it."""
+    strategy: str = setting(
         {"vision_feature_select_strategy": "default", **config},
         "vision_feature_select_strategy",
         "config",
         ["default", "full"],
     )
-    return tower.tokens - (strategy == "default")
+    return tower.tokens - int(strategy == "default")
 
 
 def fit_positions(table: np.ndarray, grid: int) -> np.ndarray:

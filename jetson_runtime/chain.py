@@ -1,8 +1,8 @@
 """A tower is a chain of segments; an exit is where you leave it. One piece of code runs both towers.
 
-The decoder's caches have a fixed capacity and are updated in place: each segment's `present` output is the memory of its
-`past` input. Leaving earlier for the rest of an answer is sound, because the deeper caches are not read again in it; going
-deeper again is not, because they then have holes.
+The decoder's caches have a fixed capacity and are updated in place: each segment's `present` output is the memory of
+its `past` input. Leaving earlier for the rest of an answer is sound, because the deeper caches are not read again in
+it; going deeper again is not, because they then have holes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Chain:
             for spec in segment.inputs
             if spec.name.startswith("past_")
         }
-        # mask[i, j]: token i of a prompt may look at cache entry j; a later token's row is the window that starts at its position.
+        # mask[i, j]: token i may look at entry j; a later token's rows are the window that starts at its position.
         self._mask.write(np.tri(capacity, dtype=np.bool_)[None, None])
 
     def prefill(
@@ -61,8 +61,8 @@ class Chain:
     ) -> NDArray[np.float32]:  # fmt: skip
         """Run a prompt from an empty cache and return the logits [vocabulary] of its last token.
 
-        `image_at` is where the prompt's image tokens begin; their embeddings come from `pixels` [1, 3, side, side] through
-        the vision tower, left at `vision_exit`.
+        `image_at` is where the prompt's image tokens begin; their embeddings come from `pixels` [1, 3, side, side]
+        through the vision tower, left at `vision_exit`.
         """
         count, width = len(token_ids), self.model.decoder_width
         hidden = self._hidden[0].window((1, count, width))

@@ -1,4 +1,4 @@
-"""What the five command lines share: parsers with runnable examples, and errors that end as one message and one code."""
+"""What the five command lines share: parsers with runnable examples, errors that end as one message and one code."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ __all__ = ["Job", "Token", "run"]
 
 @dataclass(frozen=True)
 class Token:
-    """One token of an answer; `text` is what it adds (a character may need several tokens). `at_ms` counts from the request."""
+    """One token of an answer, `at_ms` after the request; `text` is what it adds (a character may need several)."""
 
     id: int
     text: str

@@ -46,15 +46,14 @@ class Preprocessing:
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """Pixels [1, 3, side, side] float32."""
-        width, height = image.size
-        short = min(width, height)
-        size = tuple(
-            self.shortest_edge if edge == short else int(self.shortest_edge * edge / short) for edge in (width, height)
+        short = min(image.size)
+        width, height = (
+            self.shortest_edge if edge == short else int(self.shortest_edge * edge / short) for edge in image.size
         )
-        resized = np.asarray(image.resize(size, Image.Resampling(self.resample)))
+        resized = np.asarray(image.resize((width, height), Image.Resampling(self.resample)))
         top, left = (resized.shape[0] - self.side) // 2, (resized.shape[1] - self.side) // 2
         crop = resized[top : top + self.side, left : left + self.side].astype(np.float32)
-        normal = (crop * np.float32(self.scale) - np.float32(self.mean)) / np.float32(self.std)
+        normal = (crop * np.float32(self.scale) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(normal.transpose(2, 0, 1)[None], dtype=np.float32)
 
 

@@ -13,7 +13,7 @@ __all__ = ["Budget", "Depth", "Ladder"]
 
 @dataclass(frozen=True)
 class Depth:
-    """A named operating point: the number of blocks executed in each tower (1-based, Hugging Face's `hidden_states[n]`)."""
+    """A named operating point: how many blocks each tower executes (1-based; Hugging Face's `hidden_states[n]`)."""
 
     name: str
     vision: int

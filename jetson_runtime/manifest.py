@@ -226,9 +226,10 @@ def _check(manifest: Manifest, mistakes: list[str]) -> None:
     for path in manifest.files:
         if path != posixpath.normpath(path) or path.startswith(("/", "..")) or "\\" in path or ":" in path:
             mistakes.append(f"file '{path}' does not stay inside the bundle")
-    for item in (*manifest.engines, *manifest.shared):
-        if item.path not in manifest.files:
-            mistakes.append(f"'{item.name}' lies in '{item.path}', which is not a listed file")
+    places = {item.name: item.path for items in (manifest.engines, manifest.shared) for item in items}
+    for name, path in places.items():
+        if path not in manifest.files:
+            mistakes.append(f"'{name}' lies in '{path}', which is not a listed file")
     names = [engine.name for engine in manifest.engines]
     if len(set(names)) != len(names):
         mistakes.append("two engines have the same name")

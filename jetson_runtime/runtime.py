@@ -26,7 +26,7 @@ __all__ = ["Answer", "Request", "Runtime", "load"]
 
 @dataclass(frozen=True)
 class Request:
-    """One question. `image` is a path or the bytes of a picture file; `depth` pins a depth by name instead of the policy."""
+    """One question. `image` is a path or the bytes of a picture file; `depth` pins a depth instead of the policy."""
 
     prompt: str
     image: Path | bytes | None = None
@@ -100,7 +100,7 @@ class Runtime:
         Without a budget the answer takes full depth, or the depth that the request pins, and as long as it needs.
 
         Raises:
-            InputError: a request that can't be used. BudgetError: no depth fits. BackendError: unloaded, or an engine failed.
+            InputError: a request that can't be used. BudgetError: no depth fits. BackendError: an engine failed.
         """
         started_ms = self._backend.now_ms()
         with self._lock:
@@ -187,7 +187,7 @@ def load(
 ) -> Runtime:
     """Open a bundle, check every byte of it, and load its engines.
 
-    `profile` is a profile file, or the name of one in the bundle; None takes the bundle's only one that fits the backend.
+    `profile` is a profile file or the name of one in the bundle; None takes the only one that fits the backend.
 
     Raises:
         BundleError, DigestError: see `open_bundle`. BackendError, MissingExtraError: see `open_backend`.
@@ -198,6 +198,7 @@ def load(
 
 def _profile(bundle: Bundle, backend: str, wanted: Path | str | None) -> LatencyProfile | None:
     profiles = bundle.profiles()
+    chosen: LatencyProfile | None
     if wanted is not None:
         chosen = profiles[str(wanted)] if str(wanted) in profiles else LatencyProfile.read(Path(wanted))
     else:

@@ -85,7 +85,7 @@ class OnnxRuntimeBackend:
         """Zeroed memory."""
         return HostBuffer(np.zeros(shape, dtype))
 
-    def enqueue(self, engine: Any, inputs: Mapping[str, HostBuffer], outputs: Mapping[str, HostBuffer]) -> None:
+    def enqueue(self, engine: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Run at once; ONNX Runtime's CPU provider has no queue."""
         session, binding = engine
         for bind, buffers in ((binding.bind_input, inputs), (binding.bind_output, outputs)):

@@ -41,6 +41,7 @@ class SimulatedBackend:
         self._profile = profile
         self._slowdown = slowdown
         self._clock_ms = 0.0
+        self._next = 0
 
     def load(self, engine: Engine) -> Engine:
         """Check that the profile knows the engine."""
@@ -55,7 +56,7 @@ class SimulatedBackend:
         """Memory that the system provides only where it is written."""
         return HostBuffer(np.zeros(shape, dtype))
 
-    def enqueue(self, engine: Any, inputs: Mapping[str, HostBuffer], outputs: Mapping[str, HostBuffer]) -> None:
+    def enqueue(self, engine: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Let the engine's time pass; the decoder's head says the next word of the fixed text."""
         tokens = next(buffer.shape[1] if engine.role != "head" else 1 for buffer in inputs.values())
         self._clock_ms += self._slowdown * self._profile.engine_ms(

@@ -1,0 +1,1 @@
+"""Latency profiles, measured on the machine that will serve. Command: `engine-calibrate`."""

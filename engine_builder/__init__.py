@@ -1,0 +1,1 @@
+"""Checkpoint → portable bundle → engine bundle. Command: `engine-build`."""
