@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from engine_builder.reference import Reference, test_picture
+from engine_builder.reference import Reference, drawn_picture
 from jetson_runtime.backends import Backend, Buffer, open_backend
 from jetson_runtime.bundle import Bundle, open_bundle
 from jetson_runtime.chain import Chain
@@ -68,7 +68,7 @@ def add_check(commands: Commands) -> None:
 def _command(arguments: argparse.Namespace) -> int:
     if arguments.tokens < 1:
         raise ConfigError("--tokens can't be used", found=arguments.tokens, expected="1 or more")
-    image = arguments.image.read_bytes() if arguments.image and open_image(arguments.image) else test_picture()
+    image = arguments.image.read_bytes() if arguments.image and open_image(arguments.image) else drawn_picture()
     results = list(check(open_bundle(arguments.bundle), arguments.checkpoint, image=image, tokens=arguments.tokens))
     holds = all(result.holds for result in results)
     if arguments.json:
@@ -82,8 +82,12 @@ def _command(arguments: argparse.Namespace) -> int:
     return 0 if holds else 1
 
 
-def check(bundle: Bundle, checkpoint: Path, *, image: bytes, tokens: int = 64) -> Iterator[Comparison]:
+def check(
+    bundle: Bundle, checkpoint: Path, *, image: bytes, tokens: int = 64, questions: tuple[str, str] = QUESTIONS
+) -> Iterator[Comparison]:
     """Compare each segment on PyTorch's own inputs, then each depth from question to answer.
+
+    The first question comes with the image, the second without.
 
     Raises:
         CheckpointError: the checkpoint is not there or not the one of the bundle's sizes. MissingExtraError: no torch.
@@ -91,7 +95,7 @@ def check(bundle: Bundle, checkpoint: Path, *, image: bytes, tokens: int = 64) -
     reference = Reference(checkpoint)
     backend = open_backend("onnxruntime", bundle, None, None)
     bound = BOUNDS[bundle.manifest.precision]
-    inputs = reference.trace(QUESTIONS[0], image, capacity=bundle.manifest.model.kv_capacity)
+    inputs = reference.trace(questions[0], image, capacity=bundle.manifest.model.kv_capacity)
     segments = [*bundle.manifest.segments("vision"), *bundle.manifest.segments("decoder")]
     for segment in tqdm(segments, desc="check segments", unit="segment", disable=None):
         run = _run_vision if segment.tower == "vision" else _run_decoder
@@ -99,7 +103,7 @@ def check(bundle: Bundle, checkpoint: Path, *, image: bytes, tokens: int = 64) -
         yield Comparison(segment.name, _error(run(bundle, backend, segment, inputs), expected), bound)
     chain, prompter, preprocess = Chain(bundle, backend), bundle.prompter(), bundle.preprocessing()
     for depth in tqdm(list(bundle.manifest.ladder), desc="check depths", unit="depth", disable=None):
-        for question, picture in zip(QUESTIONS, (image, None), strict=True):
+        for question, picture in zip(questions, (image, None), strict=True):
             prompt = prompter(question, with_image=picture is not None)
             pixels = None if picture is None else preprocess(open_image(picture))
             limit = min(tokens, bundle.manifest.model.kv_capacity - len(prompt.token_ids) + 1)

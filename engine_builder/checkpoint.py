@@ -124,6 +124,27 @@ class Checkpoint:
 
     def tensor(self, name: str) -> np.ndarray:
         """One tensor as it is stored; its shard is mapped, not loaded."""
+        shard, holder = self._holder(name)
+        safetensors = require("safetensors", "build")
+        try:
+            array: np.ndarray = holder.get_tensor(name)
+        except safetensors.SafetensorError as error:
+            raise self._damaged(shard, f"tensor '{name}': {error}") from None
+        if not np.isfinite(array).all():
+            raise self._damaged(shard, f"tensor '{name}' holds values that are not finite")
+        return array
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, from its shard's header; none of its values are read."""
+        shard, holder = self._holder(name)
+        safetensors = require("safetensors", "build")
+        try:
+            return tuple(holder.get_slice(name).get_shape())
+        except safetensors.SafetensorError as error:
+            raise self._damaged(shard, f"tensor '{name}': {error}") from None
+
+    def _holder(self, name: str) -> tuple[str, Any]:
+        """The shard that holds a tensor: its file name, and the shard itself, mapped."""
         shard = self.files.get(name)
         if shard is None:
             raise CheckpointError(
@@ -133,14 +154,7 @@ class Checkpoint:
             )
         if shard not in self._open:
             self._open = {shard: self._shard(shard)}  # one shard at a time: a 7B checkpoint fits a small machine
-        safetensors = require("safetensors", "build")
-        try:
-            array: np.ndarray = self._open[shard].get_tensor(name)
-        except safetensors.SafetensorError as error:
-            raise self._damaged(shard, f"tensor '{name}': {error}") from None
-        if not np.isfinite(array).all():
-            raise self._damaged(shard, f"tensor '{name}' holds values that are not finite")
-        return array
+        return shard, self._open[shard]
 
     def weights(self, part: str) -> Weights:
         """The tensors of `part`: vision, projector, decoder or lm_head."""

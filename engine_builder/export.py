@@ -23,10 +23,10 @@ from jetson_runtime.errors import CheckpointError, ConfigError
 from jetson_runtime.files import staged_directory
 from jetson_runtime.manifest import Engine, Manifest, ModelFacts, SharedTensor
 
-__all__ = ["Plan", "export", "plan_engines"]
+__all__ = ["DTYPES", "TOKEN_TABLE", "Plan", "Towers", "export", "plan_engines", "read_towers"]
 
-_DTYPES: Mapping[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
-_TABLE = "token_table"
+DTYPES: Mapping[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+TOKEN_TABLE = "token_table"
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,10 @@ def export(checkpoint_path: Path, config: BuildConfig, out: Path, *, replace: bo
 
 def _emit(plan: Plan, folder: Path, precision: str) -> Engine:
     path = f"engines/{plan.name}.onnx"
-    graph = Graph(plan.name, folder / path, _DTYPES[precision])
+    graph = Graph(plan.name, folder / path, DTYPES[precision])
     plan.emit(graph)
     graph.save()
-    shared = tuple(spec.name for spec in graph.inputs if spec.name == _TABLE)
+    shared = tuple(spec.name for spec in graph.inputs if spec.name == TOKEN_TABLE)
     return Engine(
         name=plan.name, role=plan.role, tower=plan.tower, path=path, inputs=tuple(graph.inputs),
         outputs=tuple(graph.outputs), first=plan.first, last=plan.last, shared=shared,
@@ -167,11 +167,11 @@ def _emit(plan: Plan, folder: Path, precision: str) -> Engine:
 def _write_shared(checkpoint: Checkpoint, towers: Towers, folder: Path, precision: str) -> tuple[SharedTensor, ...]:
     if not towers.tied:
         return ()
-    dtype = _DTYPES[precision]
+    dtype = DTYPES[precision]
     table = checkpoint.weights("decoder")["embed_tokens.weight"].astype(dtype)
-    path = f"engines/{_TABLE}.weights"
+    path = f"engines/{TOKEN_TABLE}.weights"
     (folder / path).write_bytes(np.ascontiguousarray(table).data.cast("B"))
-    return (SharedTensor(_TABLE, path, dtype.name, table.shape),)
+    return (SharedTensor(TOKEN_TABLE, path, dtype.name, table.shape),)
 
 
 def _facts(

@@ -76,19 +76,31 @@ class Graph:
         if name in self._known:
             return name
         self._known.add(name)
-        data = np.ascontiguousarray(array, dtype=self.dtype)
-        if data.nbytes <= _INLINE_BYTES:
-            self._initializers.append(self._onnx.numpy_helper.from_array(data, name))
+        size_bytes = array.size * self.dtype.itemsize
+        if size_bytes <= _INLINE_BYTES:
+            self._initializers.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(array, self.dtype), name))
             return name
-        self._weights.write(b"\0" * (-self._weights.tell() % _ALIGNMENT))
-        tensor = self._onnx.TensorProto(name=name, data_type=self._element_type(data.dtype), dims=data.shape)
+        tensor = self._onnx.TensorProto(name=name, data_type=self.element_type, dims=array.shape)
         tensor.data_location = self._onnx.TensorProto.EXTERNAL
-        location = {"location": self._weights_path.name, "offset": self._weights.tell(), "length": data.nbytes}
+        location = {"location": self._weights_path.name, "offset": self._store(array), "length": size_bytes}
         for key, value in location.items():
             tensor.external_data.add(key=key, value=str(value))
-        self._weights.write(data.data.cast("B"))
         self._initializers.append(tensor)
         return name
+
+    def _store(self, array: np.ndarray) -> int:
+        """Append a tensor to the weights file, which comes into being with the first, and return its offset."""
+        offset = self._reserve(array)
+        with self._weights_path.open("ab") as file:
+            file.write(b"\0" * (offset - file.tell()))
+            file.write(np.ascontiguousarray(array, dtype=self.dtype).data.cast("B"))
+        return offset
+
+    def _reserve(self, array: np.ndarray) -> int:
+        """The next aligned offset; the weights then end behind `array`."""
+        offset = self.weights_bytes + -self.weights_bytes % _ALIGNMENT
+        self.weights_bytes = offset + array.size * self.dtype.itemsize
+        return offset
 
     def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
         """`x @ weight.T + bias`; a checkpoint's [out, in] weight is stored as [in, out], ready for MatMul."""

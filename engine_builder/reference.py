@@ -13,10 +13,10 @@ from engine_builder.checkpoint import Checkpoint
 from jetson_runtime.console import require
 from jetson_runtime.ladder import Depth
 
-__all__ = ["Reference", "test_picture"]
+__all__ = ["Reference", "drawn_picture"]
 
 
-def test_picture() -> bytes:
+def drawn_picture() -> bytes:
     """A drawn picture with edges, areas and colours, as PNG; not square, so that resizing and cropping show too."""
     image = Image.new("RGB", (400, 300), (120, 170, 220))
     draw = ImageDraw.Draw(image)
@@ -93,6 +93,15 @@ class Reference:
             )
         self.cut(None)
         return output.logits[0][0].numpy(), output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+
+    def text(self, depth: Depth, question: str, image: bytes | None, tokens: int) -> str:
+        """The greedy answer at a depth, ended by the checkpoint's own stop tokens."""
+        _, answer = self.answer(depth, question, image, tokens)
+        stop = self.model.generation_config.eos_token_id
+        stops = stop if isinstance(stop, list) else [stop]
+        ends = [answer.index(token) for token in stops if token in answer]
+        decoded: str = self.processor.tokenizer.decode(answer[: min(ends, default=tokens)], skip_special_tokens=True)
+        return decoded.strip()
 
     def cut(self, depth: Depth | None) -> None:
         """Leave both towers at a depth's exits, as ICET does (None: as the checkpoint is)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,21 @@ _FOLDER = Path(__file__).parent / "targets"
 
 @dataclass(frozen=True)
 class Target:
-    """A machine, or a compiler's idea of one. Memory is what the whole board has; null where no board is meant."""
+    """A machine, or a compiler's idea of one.
+
+    `memory_gib` is what the whole board has, shared by CPU and GPU, and `os_reserve_gib` the share of it that is left
+    to firmware, operating system and other programs; both are null where no board is meant. `memory_bandwidth_gb_s`
+    counts in 10^9 bytes. `jetpacks` says which TensorRT each JetPack brings. `precisions` are those that engines can be
+    built with.
+    """
 
     name: str
     title: str
     compiler: str
     compute_capability: str | None
-    jetpack: str | None
-    tensorrt: str | None
+    jetpacks: Mapping[str, str]
     memory_gib: float | None
+    os_reserve_gib: float | None
     memory_bandwidth_gb_s: float | None
     precisions: tuple[str, ...]
     notes: str

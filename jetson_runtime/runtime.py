@@ -68,6 +68,17 @@ class Runtime:
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
 
+    @property
+    def chain(self) -> Chain:
+        """The loaded engines, for tools that measure.
+
+        Raises:
+            BackendError: the bundle is unloaded.
+        """
+        if self._chain is None:
+            raise BackendError("the bundle is unloaded", remedy="load it again")
+        return self._chain
+
     def __enter__(self) -> Runtime:
         return self
 
@@ -104,13 +115,12 @@ class Runtime:
         """
         started_ms = self._backend.now_ms()
         with self._lock:
-            if self._chain is None:
-                raise BackendError("the bundle is unloaded", remedy="load it again")
+            chain = self.chain
             self._cancelled.clear()
             job, predicted_ms = self._prepare(request, budget, started_ms)
             tokens: list[Token] = []
             finish_reason = ""
-            for item in generate.run(self._chain, self._prompter, job, self._cancelled.is_set):
+            for item in generate.run(chain, self._prompter, job, self._cancelled.is_set):
                 if isinstance(item, str):
                     finish_reason = item
                     break

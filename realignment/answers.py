@@ -19,7 +19,10 @@ def decoder_states(model: Any, packed: Packed, projected: Any) -> Any:
     embedded = decoder.embed_tokens(packed.tokens)
     embedded = embedded.masked_scatter((packed.tokens == IMAGE_TOKEN_ID)[..., None], projected)
     return decoder(
-        inputs_embeds=embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+        inputs_embeds=embedded,
+        attention_mask=packed.mask.to(embedded.dtype),
+        position_ids=packed.positions,
+        use_cache=False,
     ).last_hidden_state
 
 

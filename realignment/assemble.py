@@ -1,4 +1,4 @@
-"""The reference checkpoint: a LlavaForConditionalGeneration directory out of pinned weights and our trained projector."""
+"""The reference checkpoint: a LlavaForConditionalGeneration directory out of pinned weights and our projector."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def read_parts(cache: Path) -> dict[str, Any]:
     return {name: tensor.to(torch.float16).contiguous() for name, tensor in named.items()}
 
 
-def load_projector(file: Path = PROJECTOR_FILE) -> dict[str, Any]:
+def load_projector(file: Path) -> dict[str, Any]:
     """The trained projector's tensors.
 
     Raises:
@@ -98,8 +98,8 @@ def assemble(out: Path, cache: Path, *, replace: bool = False) -> dict[str, Any]
         CheckpointError: a weight is not the pinned one, or the projector is not the trained one.
         StorageError: `out` exists and `replace` is False, or can't be written.
     """
-    projector = load_projector()
-    record = read_json(PROJECTOR_RECORD)
+    projector = load_projector(PROJECTOR_FILE)
+    record = read_json(PROJECTOR_FILE.with_suffix(".json"))
     return write_checkpoint(out, cache, projector, record, replace=replace)
 
 
@@ -113,6 +113,7 @@ def write_checkpoint(
         tensors = read_parts(cache)
         tensors |= {f"multi_modal_projector.{k}": v.to(torch.float16).contiguous() for k, v in projector.items()}
         save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        (folder / "model.safetensors").chmod(0o644)
         tokenizer = smollm2_tokenizer(fetch(SMOLLM2, cache))
         (folder / "tokenizer.json").write_text(
             json.dumps(tokenizer, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"

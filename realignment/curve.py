@@ -12,22 +12,27 @@ __all__ = ["Curve"]
 
 
 class Curve:
-    """Rows by step; the first column is the step. A new curve replaces the file."""
+    """Rows with a `stage` and a `step` among their columns."""
 
     def __init__(self, file: Path, columns: Sequence[str]) -> None:
         self.file, self._columns = file, list(columns)
 
     def add(self, row: Mapping[str, str]) -> None:
         """Append a row; columns that it lacks stay empty."""
-        fresh = row[self._columns[0]] == "1" or not self.file.is_file()
-        self._write([row], "w" if fresh else "a")
+        self._write([row], "a" if self.file.is_file() else "w")
 
-    def cut(self, step: int) -> None:
-        """Drop the rows after `step`: a training that goes on from there writes them again."""
-        if self.file.is_file():
-            with self.file.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row[self._columns[0]]) <= step]
-            self._write(rows, "w")
+    def rows(self) -> list[dict[str, str]]:
+        """What has been written so far."""
+        if not self.file.is_file():
+            return []
+        with self.file.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def cut(self, stage: str, step: int) -> None:
+        """Drop the rows of `stage` after `step`: a training that goes on from there writes them again."""
+        rows = self.rows()
+        if rows:
+            self._write([row for row in rows if row["stage"] != stage or int(row["step"]) <= step], "w")
 
     def _write(self, rows: Sequence[Mapping[str, str]], mode: str) -> None:
         with storage_errors(self.file), self.file.open(mode, newline="", encoding="utf-8") as file:

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jetson_runtime.console import require
 from jetson_runtime.errors import CheckpointError
 
@@ -64,7 +66,7 @@ def smollm2_weights(gguf_file: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file holds a tensor that this family does not know.
     """
-    gguf, np, torch = require("gguf", "realign"), require("numpy", "realign"), require("torch", "realign")
+    gguf, torch = require("gguf", "realign"), require("torch", "realign")
     heads = {"attn_q": DECODER_CONFIG["num_attention_heads"], "attn_k": DECODER_CONFIG["num_key_value_heads"]}
     weights: dict[str, Any] = {}
     for tensor in gguf.GGUFReader(str(gguf_file)).tensors:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from jetson_runtime.console import require
@@ -47,7 +48,6 @@ def training_features(
 
     A run that was stopped goes on where it was; another setting starts afresh.
     """
-    np = require("numpy", "realign")
     progress_file = file.with_suffix(".json")
     asked = {"count": count, "every": every, "layer": layer, "seed": seed}
     progress = read_json(progress_file) if progress_file.is_file() and file.is_file() else {}

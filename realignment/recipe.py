@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,21 +12,34 @@ from typing import Any
 import yaml
 
 from jetson_runtime.errors import ConfigError
+from jetson_runtime.files import canonical_json
 from realignment.assemble import IMAGE_TOKENS
 
-__all__ = ["PROJECTOR_RECIPE", "Phase", "Recipe", "read_recipe"]
+__all__ = ["PROJECTOR_RECIPE", "Asking", "Recipe", "Steps", "learning_rate", "read_recipe"]
 
 PROJECTOR_RECIPE = Path(__file__).parent / "recipes" / "projector.yaml"
 
 
 @dataclass(frozen=True)
-class Phase:
-    """`steps` steps of `pictures` pictures, each with `questions` questions and `image_tokens` of its image tokens."""
+class Steps:
+    """`steps` steps of `pictures` pictures, each with one of the counts `image_tokens` of its image tokens.
+
+    Held-out pictures are asked about every `measure_every` steps and at the end.
+    """
 
     steps: int
     pictures: int
+    image_tokens: tuple[int, ...]
+    learning_rate: float
+    warmup_steps: int
+    measure_every: int
+
+
+@dataclass(frozen=True)
+class Asking(Steps):
+    """Steps that ask at most `questions` questions about each picture."""
+
     questions: int
-    image_tokens: int
 
 
 @dataclass(frozen=True)
@@ -36,71 +51,69 @@ class Recipe:
     train_pictures: int
     held_out_pictures: int
     variant_every: int
-    learning_rate: float
-    weight_decay: float
-    clip: float
-    warmup_steps: int
+    whitening_floor: float
+    text_rms: float
     max_minutes: float
     save_minutes: float
-    measure_every: int
-    phases: tuple[Phase, ...]
+    words: Asking
+    regression: Steps
+    tuning: Asking
     sha256: str
 
-    @property
-    def steps(self) -> int:
-        """Steps of all phases together."""
-        return sum(phase.steps for phase in self.phases)
 
-    def phase_at(self, step: int) -> Phase:
-        """The phase that `step` (counted from 0) belongs to."""
-        for phase in self.phases:
-            if step < phase.steps:
-                return phase
-            step -= phase.steps
-        return self.phases[-1]
+def learning_rate(plan: Steps, step: int) -> float:
+    """The rate of `step` (counted from 0): linear warm-up times a cosine down to a twentieth."""
+    warm = min(1.0, (step + 1) / max(1, plan.warmup_steps))
+    return plan.learning_rate * warm * (0.05 + 0.95 * (1 + math.cos(math.pi * step / plan.steps)) / 2)
 
 
 def read_recipe(file: Path) -> Recipe:
     """The recipe in a YAML file.
 
     Raises:
-        ConfigError: it can't be read, or an entry is missing, unknown or out of range.
+        ConfigError: it can't be read, or an entry is missing, unknown, of the wrong type or out of range.
     """
     try:
-        text = file.read_bytes()
-        value = yaml.safe_load(text)
+        value = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file} can't be read", found=error.strerror, remedy="check the path") from None
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} is not YAML", found=error) from None
-    if not isinstance(value, dict) or not isinstance(value.get("phases"), list):
-        raise ConfigError(f"{file} is not a projector recipe", expected="a mapping with a list of phases")
-    phases = tuple(_entries(Phase, row, f"{file}, phase {n}") for n, row in enumerate(value["phases"], start=1))
-    recipe: Recipe = _entries(
-        Recipe, {**value, "phases": phases, "sha256": hashlib.sha256(text).hexdigest()}, str(file)
-    )
-    for phase in phases:
-        if not (1 <= phase.image_tokens <= IMAGE_TOKENS):
-            raise ConfigError(
-                f"{file}: image_tokens out of range", found=phase.image_tokens, expected=f"1 to {IMAGE_TOKENS}"
-            )
+    if not isinstance(value, dict):
+        raise ConfigError(f"{file} is not a projector recipe", found=type(value).__name__, expected="a mapping")
+    digest = hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    parts = {
+        name: _checked(kind, value[name], f"{file}, {name}")
+        for name, kind in (("words", Asking), ("regression", Steps), ("tuning", Asking))
+        if name in value
+    }
+    recipe: Recipe = _checked(Recipe, {**value, **parts, "sha256": digest}, str(file))
     return recipe
 
 
-def _entries(kind: type[Any], value: Any, where: str) -> Any:
-    """A dataclass out of a mapping whose keys and types are checked; an int may stand for a float."""
-    if not isinstance(value, dict):
+def _checked(kind: type[Any], value: object, where: str) -> Any:
+    if not isinstance(value, Mapping):
         raise ConfigError(f"{where} is not a mapping", found=value)
     wanted = {field.name: str(field.type) for field in fields(kind)}
     if set(value) != set(wanted):
         odd = ", ".join(sorted(str(name) for name in set(value) ^ set(wanted)))
         raise ConfigError(f"{where}: missing or unknown entries", found=odd, expected=", ".join(wanted))
-    for name, entry in value.items():
-        number = isinstance(entry, int) and not isinstance(entry, bool)
-        if (wanted[name] == "int" and not number) or (
-            wanted[name] == "float" and not (number or isinstance(entry, float))
-        ):
-            raise ConfigError(f"{where}: {name} has the wrong type", found=entry, expected=wanted[name])
-        if wanted[name] in ("int", "float") and (entry < 0 or (entry == 0 and name in ("pictures", "questions"))):
-            raise ConfigError(f"{where}: {name} is out of range", found=entry, expected="a positive number")
-    return kind(**value)
+    return kind(**{name: _entry(value[name], text, f"{where}: {name}") for name, text in wanted.items()})
+
+
+def _entry(value: Any, kind: str, where: str) -> Any:
+    expected: str | None = None
+    if kind == "int" and (type(value) is not int or value < 0):
+        expected = "a whole number"
+    elif kind == "float" and (type(value) not in (int, float) or not value >= 0):
+        expected = "a number, 0 or more"
+    elif kind == "tuple[int, ...]":
+        counts = value if isinstance(value, list) else []
+        if not counts or not all(type(count) is int and 1 <= count <= IMAGE_TOKENS for count in counts):
+            expected = f"a list of whole numbers, 1 to {IMAGE_TOKENS}"
+        value = tuple(counts)
+    if where.rsplit(" ", 1)[1] in ("steps", "pictures", "questions", "measure_every") and not value:
+        expected = "a whole number, 1 or more"
+    if expected:
+        raise ConfigError(f"{where} is wrong", found=value, expected=expected)
+    return value

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jetson_runtime.console import require
 from jetson_runtime.errors import CheckpointError
 
@@ -46,14 +48,14 @@ def dinov2_weights(graph_file: Path) -> dict[str, Any]:
     """
     onnx = require("onnx", "realign")
     numpy_helper = require("onnx.numpy_helper", "realign")
-    np, torch = require("numpy", "realign"), require("torch", "realign")
+    torch = require("torch", "realign")
     graph = onnx.load(str(graph_file)).graph
     initial = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     arrays = {name.removeprefix("backbone."): array for name, array in initial.items() if name.startswith("backbone.")}
     for node in graph.node:
         hit = _MATMUL.match(node.name)
-        for name in node.input if hit else ():
-            if name in initial and initial[name].ndim == 2:
+        for name in node.input:
+            if hit and name in initial and initial[name].ndim == 2:
                 arrays[f"encoder.layer.{hit[1]}.{hit[2].replace('/', '.')}.weight"] = initial[name].T
     width, places = VISION_CONFIG["hidden_size"], (VISION_CONFIG["image_size"] // VISION_CONFIG["patch_size"]) ** 2
     pieces = [

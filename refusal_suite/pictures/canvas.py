@@ -1,4 +1,4 @@
-"""A small canvas: shapes are drawn at four times the size and averaged down, so edges are smooth and need no font."""
+"""A small canvas: shapes are drawn at twice the size and averaged down, so edges are smooth and need no font."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageColor, ImageDraw
 __all__ = ["SIZE", "Canvas", "Points"]
 
 SIZE = 336
-OVERSAMPLING = 4
+OVERSAMPLING = 2
 Points = Sequence[tuple[float, float]]
 
 
@@ -22,13 +22,13 @@ class Canvas:
         self._pen = ImageDraw.Draw(self._picture)
 
     def gradient(self, top: float, bottom: float, first: str, last: str) -> None:
-        """Fill the full width between two heights with a colour that changes from `first` to `last`."""
+        """Fill the full width between two heights with bands of four units whose colour goes from `first` to `last`."""
         a, b = ImageColor.getrgb(first), ImageColor.getrgb(last)
-        start, stop = round(top * OVERSAMPLING), round(bottom * OVERSAMPLING)
-        for row in range(start, stop):
-            part = (row - start) / max(stop - start - 1, 1)
-            colour = tuple(round(x + (y - x) * part) for x, y in zip(a, b, strict=True))
-            self._pen.line([(0, row), (SIZE * OVERSAMPLING, row)], fill=colour)
+        steps = max(round((bottom - top) / 4), 2)
+        for step in range(steps):
+            colour = tuple(round(x + (y - x) * step / (steps - 1)) for x, y in zip(a, b, strict=True))
+            edges = [round((top + (bottom - top) * part / steps) * OVERSAMPLING) for part in (step, step + 1)]
+            self._pen.rectangle([0, edges[0], SIZE * OVERSAMPLING, edges[1]], fill=colour)
 
     def polygon(self, points: Points, colour: str) -> None:
         """A filled polygon."""

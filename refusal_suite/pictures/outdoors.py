@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import math
-
-from refusal_suite.pictures.canvas import SIZE, Canvas, Points
+from refusal_suite.pictures.canvas import SIZE, Canvas
 
 __all__ = ["charging_station", "crossing", "house", "night_road", "parked_car", "road", "traffic_light"]
 
 GRASS, ASPHALT, KERB, PAINT = "#6f9d4b", "#565b61", "#b9bbb6", "#f2f0e6"
 
 
-def _bend(horizon: float) -> tuple[list[tuple[float, float]], list[float]]:
-    """The middle and the width of a road that bends to the left towards the horizon."""
+def _bend(horizon: float, near: float, far: float) -> tuple[list[tuple[float, float]], list[float]]:
+    """The middle and the width of a road that bends to the left, between two distances (1 is the lower edge)."""
     middle, widths = [], []
-    for step in range(61):
-        near = step / 60
-        middle.append((128 + 62 * near - 34 * math.sin(math.pi * near) * (1 - near), horizon + (SIZE - horizon) * near))
-        widths.append(7 + 255 * near**1.25)
+    for step in range(41):
+        distance = near * (far / near) ** (step / 40)
+        ahead = distance - 1
+        x = 160 + (62 * ahead - 15 * ahead * ahead) / distance
+        middle.append((x, horizon + (SIZE - horizon) / distance))
+        widths.append(252 / distance)
     return middle, widths
 
 
-def _dashes(canvas: Canvas, middle: Points, widths: list[float], colour: str) -> None:
-    start = 4
-    while start < len(middle):
-        stop = min(start + 2 + start // 6, len(middle) - 1)
-        canvas.strip(middle[start : stop + 1], [width * 0.03 for width in widths[start : stop + 1]], colour)
-        start = stop + 2 + start // 6
+def _band(canvas: Canvas, horizon: float, near: float, far: float, side: float, share: float, colour: str) -> None:
+    """A lengthwise band of the road: `side` is its middle (-0.5 to 0.5), `share` its part of the road's width."""
+    middle, widths = _bend(horizon, near, far)
+    moved = [(x + side * width, y) for (x, y), width in zip(middle, widths, strict=True)]
+    canvas.strip(moved, [share * width for width in widths], colour)
+
+
+def _dashes(canvas: Canvas, horizon: float, colour: str) -> None:
+    for start in range(12):
+        _band(canvas, horizon, 1.1 + start, 1.55 + start, 0, 0.026, colour)
 
 
 def _fir(canvas: Canvas, x: float, ground: float, height: float, colour: str) -> None:
@@ -46,26 +50,31 @@ def road(canvas: Canvas) -> None:
         [(0, 150), (0, 112), (52, 86), (96, 122), (150, 92), (206, 130), (262, 102), (336, 134), (336, 150)], "#9db4c6"
     )
     canvas.polygon([(0, 152), (0, 134), (70, 122), (150, 142), (240, 126), (336, 142), (336, 152)], "#86a871")
-    canvas.gradient(horizon, SIZE, "#8db862", "#5f8f3f")
-    middle, widths = _bend(horizon)
-    canvas.strip(middle, [width * 1.07 for width in widths], KERB)
-    canvas.strip(middle, widths, ASPHALT)
+    canvas.gradient(horizon, SIZE, "#86b25c", "#6a9a48")
+    _band(canvas, horizon, 1, 14, 0, 1.08, KERB)
+    _band(canvas, horizon, 1, 14, 0, 1, ASPHALT)
     for side in (-0.45, 0.45):
-        edge = [(x + side * width, y) for (x, y), width in zip(middle, widths, strict=True)]
-        canvas.strip(edge, [width * 0.018 for width in widths], PAINT)
-    _dashes(canvas, middle, widths, PAINT)
-    for x, ground, height in ((22, 196, 74), (58, 176, 44), (92, 164, 26), (196, 163, 24), (318, 178, 54)):
+        _band(canvas, horizon, 1, 14, side, 0.018, PAINT)
+    _dashes(canvas, horizon, PAINT)
+    for x, ground, height in (
+        (28, 184, 62),
+        (62, 166, 34),
+        (10, 170, 40),
+        (160, 164, 26),
+        (196, 172, 38),
+        (322, 184, 60),
+    ):
         _fir(canvas, x, ground, height, "#35693a")
-    canvas.box(262, 128, 269, 262, "#8a9097")
-    _diamond(canvas, 265.5, 92, 62)
+    canvas.box(275.5, 128, 282.5, 244, "#8a9097")
+    _diamond(canvas, 279, 86, 55)
 
 
 def _diamond(canvas: Canvas, x: float, y: float, half: float) -> None:
     for size, colour in ((half, "#20242a"), (half - 3, "#f8c81c"), (half - 8, "#20242a"), (half - 11, "#f8c81c")):
         canvas.polygon([(x, y - size), (x + size, y), (x, y + size), (x - size, y)], colour)
-    canvas.line([(x + 10, y + 28), (x + 10, y + 8)], "#20242a", 10)
-    canvas.arc(x - 6, y + 8, 16, 0, -90, "#20242a", 10)
-    canvas.polygon([(x - 30, y - 8), (x - 8, y - 24), (x - 8, y + 8)], "#20242a")
+    canvas.line([(x + 9, y + 22), (x + 9, y + 7)], "#20242a", 10)
+    canvas.arc(x - 7, y + 7, 16, 0, -90, "#20242a", 10)
+    canvas.polygon([(x - 29, y - 9), (x - 8, y - 24), (x - 8, y + 6)], "#20242a")
 
 
 def night_road(canvas: Canvas) -> None:
@@ -73,19 +82,19 @@ def night_road(canvas: Canvas) -> None:
     horizon = 160
     canvas.gradient(0, horizon, "#0b1330", "#26345e")
     canvas.disc(262, 58, 24, "#f3efd2")
-    canvas.disc(252, 52, 21, "#121b3d")
+    for x, y, radius in ((255, 52, 5), (270, 64, 4), (266, 46, 3)):
+        canvas.disc(x, y, radius, "#ddd8b6")
     for x, y in ((30, 40), (66, 92), (98, 28), (140, 70), (176, 24), (196, 108), (300, 110), (322, 30), (20, 124)):
         canvas.disc(x, y, 1.6, "#e8ecff")
     canvas.polygon(
         [(0, 162), (0, 138), (60, 120), (130, 148), (210, 124), (290, 146), (336, 130), (336, 162)], "#0a1020"
     )
     canvas.gradient(horizon, SIZE, "#141c22", "#1d2a25")
-    middle, widths = _bend(horizon)
-    canvas.strip(middle, widths, "#2b2f37")
-    for side in (-62, 62):
-        canvas.polygon([(172, 206), (200, 206), (188 + side + 66, SIZE), (188 + side - 66, SIZE)], "#4d4d46")
-    _dashes(canvas, middle, widths, "#f6efc8")
-    for x, y, size in ((112, 172, 3), (100, 182, 4), (78, 202, 6)):
+    _band(canvas, horizon, 1, 14, 0, 1, "#2b2f37")
+    for far, colour in ((3.4, "#363a40"), (2.8, "#43464a"), (2.2, "#505255"), (1.7, "#5c5e5f")):
+        _band(canvas, horizon, 1, far, 0, 1, colour)
+    _dashes(canvas, horizon, "#f6efc8")
+    for x, y, size in ((196, 192, 4), (222, 208, 6), (262, 238, 9)):
         canvas.box(x - size / 2, y - size * 3, x + size / 2, y, "#c9ccd2")
         canvas.box(x - size / 2, y - size * 2.6, x + size / 2, y - size * 1.8, "#e2562e")
 

@@ -1,0 +1,121 @@
+"""Claims about speed, each a ratio of two things measured in turns in one run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.claims import Measured, claim
+from benchmarks.workspace import EXITS, bundle, checkpoint, picture
+from calibration.latency import measure as calibrate
+from jetson_runtime import Request, Runtime, load
+from jetson_runtime.profile import LatencyProfile
+
+PROMPT = "Tell me how a car engine works."
+TOKENS = 48
+ROUNDS = 7
+
+
+@claim("end-to-end.chain-speed", "decode speed of a chain of 3 decoder segments / of one segment", "ratio", ">=", 0.95)
+def chain_speed() -> Measured:
+    """The same full depth both times, taken in turns."""
+    with load(bundle(EXITS).path) as chain, load(bundle(EXITS[2:]).path) as single:
+        full = {"three segments": _decoder(chain), "one segment": _decoder(single)}
+        speeds = _in_turns(full)
+    return Measured(speeds["three segments"] / speeds["one segment"], {"tokens_per_s": speeds})
+
+
+@claim("end-to-end.speed-vs-transformers", "decode speed at full depth / transformers greedy fp32", "ratio", ">=", 2)
+def speed_vs_transformers() -> Measured:
+    """The same tokens, the same machine and number of threads, taken in turns."""
+    import torch
+
+    from engine_builder.reference import Reference
+
+    reference = Reference(checkpoint())
+    inputs = reference.inputs(PROMPT, None)
+    limits: dict[str, Any] = dict(do_sample=False, eos_token_id=None)
+
+    def transformers() -> float:
+        times = []
+        with torch.inference_mode():
+            for count in (1, TOKENS + 1):
+                start = time.perf_counter()
+                reference.model.generate(**inputs, max_new_tokens=count, min_new_tokens=count, **limits)
+                times.append(time.perf_counter() - start)
+        return TOKENS / (times[1] - times[0])
+
+    with load(bundle(EXITS).path) as runtime:
+        speeds = _in_turns({"holdfast": _decoder(runtime), "transformers": transformers})
+    return Measured(speeds["holdfast"] / speeds["transformers"], {"tokens_per_s": speeds})
+
+
+@claim(
+    "end-to-end.shallower-is-faster",
+    "smallest (deeper / next shallower) of first-token and per-token times",
+    "ratio",
+    ">",
+    1,
+)
+def shallower_is_faster() -> Measured:
+    """In the profile (medians) and end to end (the runtime's own answers)."""
+    made = bundle(EXITS)
+    profile = calibrate(made)
+    details: dict[str, dict[str, float]] = {}
+    with load(made.path) as runtime:
+        rounds = [[_times(runtime, depth.name) for depth in made.manifest.ladder] for _ in range(ROUNDS)]
+    for index, depth in enumerate(made.manifest.ladder):
+        first, step = (statistics.median(row[index][part] for row in rounds) for part in (0, 1))
+        details[depth.name] = {
+            "end_to_end_first_token_ms": first,
+            "end_to_end_per_token_ms": step,
+            "profile_first_token_ms": _median(profile, "vision", depth.vision)
+            + _median(profile, "prefill", depth.decoder),
+            "profile_per_token_ms": _median(profile, "decode", depth.decoder),
+        }
+    rows = list(details.values())
+    ratios = [deep[key] / low[key] for low, deep in zip(rows, rows[1:], strict=False) for key in low]
+    return Measured(min(ratios), details)
+
+
+def _median(profile: LatencyProfile, phase: str, layer: int) -> float:
+    rows = [
+        row for row in profile.rows if (row.scope, row.phase, row.layer, row.state) == ("exit", phase, layer, "warm")
+    ]
+    return max(rows, key=lambda row: row.tokens).p50_ms
+
+
+def _times(runtime: Runtime, depth: str) -> tuple[float, float]:
+    """(first token, each further token) in ms."""
+    answer = runtime.invoke(Request(PROMPT, image=picture(), max_tokens=12, temperature=2.0, seed=1, depth=depth))
+    last = answer.tokens[-1].at_ms
+    first = answer.tokens[0].at_ms
+    return first, (last - first) / max(1, len(answer.tokens) - 1)
+
+
+def _decoder(runtime: Runtime) -> Callable[[], float]:
+    """A function that decodes `TOKENS` tokens at full depth and returns tokens per second."""
+    chain, depth = runtime.chain, runtime.bundle.manifest.ladder.full
+    prompt = runtime.bundle.prompter()(PROMPT, with_image=False)
+
+    def decode() -> float:
+        logits = chain.prefill(prompt.token_ids, depth.decoder)
+        start = time.perf_counter()
+        for position in range(len(prompt.token_ids), len(prompt.token_ids) + TOKENS):
+            logits = chain.step(int(logits.argmax()), position, depth.decoder)
+        return TOKENS / (time.perf_counter() - start)
+
+    return decode
+
+
+def _in_turns(contenders: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Median speed of each, after one round that does not count."""
+    for run in contenders.values():
+        run()
+    speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            speeds[name].append(run())
+    return {name: statistics.median(values) for name, values in speeds.items()}

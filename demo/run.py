@@ -1,0 +1,94 @@
+"""The whole road on the reference model, command by command: `make demo`.
+
+Every step is a command that you can type yourself; this file prints it, runs it, and keeps what it wrote in build/demo.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = Path("build/demo")
+REFERENCE = Path("build/reference")
+BUNDLE, BUNDLE_FP16, ENGINES = OUT / "bundle", OUT / "bundle-fp16", OUT / "engines-rtx-sm86"
+IMAGE = Path("refusal_suite/data/images/road.png")
+QUESTION = "What colour is the sign?"
+MAX_TOKENS = 24
+REFUSAL_ITEMS = 48
+
+
+def main() -> None:
+    """Run every step; stop at the first that fails."""
+    start = time.monotonic()
+    shutil.rmtree(ROOT / OUT, ignore_errors=True)
+    (ROOT / OUT).mkdir(parents=True)
+    heading("A vision-language checkpoint, assembled from weights that pip packages carry")
+    run("realign", "assemble", REFERENCE, "--force")
+    heading("What each depth will weigh, before anything is built")
+    run("engine-build", "plan", REFERENCE, "--config", "demo/build.yaml", "--target", "orin-nano-8")
+    heading("One bundle, one engine per exit; then parity with PyTorch")
+    run("engine-build", "export", REFERENCE, "--config", "demo/build.yaml", "--out", BUNDLE)
+    run("engine-build", "check", BUNDLE, REFERENCE, "--image", IMAGE, "--tokens", 16)
+    heading("Every segment and head compiled by TensorRT-RTX, without a GPU")
+    run("engine-build", "export", REFERENCE, "--config", "demo/build-rtx.yaml", "--out", BUNDLE_FP16)
+    run("engine-build", "compile", BUNDLE_FP16, "--target", "rtx-sm86", "--out", ENGINES)
+    heading("Latencies of every engine and depth on this machine")
+    run("engine-calibrate", "latency", BUNDLE)
+    heading("The same question at several budgets: the runtime picks the depth")
+    ask_at_budgets()
+    heading(f"Refusals at every depth ({REFUSAL_ITEMS} of the set's items; the full set takes longer)")
+    refusals = OUT / "refusals.json"
+    run("refusal-check", "run", BUNDLE, "--limit", REFUSAL_ITEMS, "--max-tokens", 24, "--out", refusals)
+    heading("One page that shows all of it")
+    page = OUT / "report.html"
+    run(
+        "refusal-check", "page", BUNDLE, "--engines", ENGINES, "--refusals", refusals, "--answers", OUT / "answers.json",
+        "--accuracy", "realignment/data/projector.json", "--out", page,
+    )  # fmt: skip
+    print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Open {page}")
+
+
+def ask_at_budgets() -> None:
+    """Budgets between the depths' predictions, on whatever machine this is, and one that no depth can keep."""
+    shown = run("engine-calibrate", "show", BUNDLE, "--image", "--prompt-tokens", 300, "--max-tokens", MAX_TOKENS,
+                "--json", capture=True)  # fmt: skip
+    predicted = [depth["predicted_ms"] for depth in json.loads(shown)["prediction"]["depths"]]
+    budgets = [math.floor(predicted[0] / 2), *(math.ceil(value * 1.05 / 10) * 10 for value in predicted)]
+    answers = []
+    for budget_ms in budgets:
+        command = ("jetson-runtime", "ask", BUNDLE, "--image", IMAGE, "--prompt", QUESTION, "--budget-ms", budget_ms,
+                   "--max-tokens", MAX_TOKENS)  # fmt: skip
+        run(*command, check=False)
+        done = run(*command, "--json", capture=True, quiet=True, check=False)
+        answer = {"answer": json.loads(done)} if done else {"error": "no depth fits this budget"}
+        answers.append({"question": QUESTION, "image": str(IMAGE), "budget_ms": budget_ms, **answer})
+    (ROOT / OUT / "answers.json").write_text(json.dumps(answers, indent=1) + "\n", encoding="utf-8")
+
+
+def heading(text: str) -> None:
+    """A line between two steps."""
+    print(f"\n== {text}", flush=True)
+
+
+def run(*command: object, capture: bool = False, quiet: bool = False, check: bool = True) -> str:
+    """Print a command and run it with this environment's own scripts; what it printed, if captured."""
+    words = [str(word) for word in command]
+    if not quiet:
+        print(f"$ {shlex.join(words)}", flush=True)
+    script = Path(sys.executable).parent / words[0]
+    done = subprocess.run([script, *words[1:]], cwd=ROOT, check=False, text=True, stdout=subprocess.PIPE if capture else None,
+                          stderr=subprocess.DEVNULL if quiet else None)  # fmt: skip
+    if check and done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout if capture and not done.returncode else ""
+
+
+if __name__ == "__main__":
+    main()

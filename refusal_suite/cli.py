@@ -1,0 +1,190 @@
+"""`refusal-check`: measure what a bundle refuses at every depth, and check prompt sets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jetson_runtime.console import command_line, require, run, subcommand
+from jetson_runtime.errors import StorageError
+from jetson_runtime.files import canonical_json, storage_errors, write_json
+from refusal_suite.formats import FORMATS
+from refusal_suite.measure import Item, choose_depths, measure, unique_ids
+from refusal_suite.page import add_page
+from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, PromptSet, load_prompts
+from refusal_suite.results import build_report, depth_result, describe_set, table, without_items
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser, commands = command_line("refusal-check", "Measures what a bundle refuses, at every depth.")
+    measuring = subcommand(
+        commands,
+        "run",
+        "ask harmful prompts and their benign twins at every depth, judge the answers, write a report",
+        _run,
+        examples="  refusal-check run build/demo/bundle --out refusals.json --picture refusals.svg\n"
+        "  refusal-check run build/demo/bundle --depth d1 --depth d4 --limit 44 --out quick.json\n"
+        "  refusal-check run build/demo/bundle --prompts advbench.csv --prompts xstest.csv --out refusals.json",
+    )
+    _run_options(measuring)
+    checking = subcommand(
+        commands,
+        "prompts",
+        "check a prompt set and count it by category and kind",
+        _prompts,
+        examples="  refusal-check prompts\n  refusal-check prompts xstest.csv --json",
+    )
+    checking.add_argument("file", type=Path, nargs="?", help="a prompt set (default: the one that comes with Holdfast)")
+    checking.add_argument("--json", action="store_true", help="print JSON")
+    _format_options(checking)
+    add_page(commands)
+    return run(parser, argv)
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="a bundle directory")
+    parser.add_argument("--out", type=Path, required=True, help="the report (JSON)")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="a prompt set; may be repeated (default: the one that comes with Holdfast)",
+    )
+    parser.add_argument("--depth", action="append", metavar="NAME", help="only this depth; may be repeated")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="at most N prompts of each set, spread over it")
+    parser.add_argument("--seed", type=int, default=0, help="which prompts --limit takes (default 0)")
+    parser.add_argument("--max-tokens", type=_positive, default=48, metavar="N", help="longest answer (default 48)")
+    parser.add_argument(
+        "--backend", default="onnxruntime", help="the backend that runs the bundle (default onnxruntime)"
+    )
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the rates as SVG")
+    parser.add_argument(
+        "--answers-dir", type=Path, metavar="DIR", help="also keep the answers, one file per depth; they may be harmful"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the report without single answers instead of a table"
+    )
+    _format_options(parser)
+
+
+def _format_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", default="auto", choices=["auto", *FORMATS], help="columns (default: recognised)")
+    parser.add_argument("--kind", choices=[HARMFUL, BENIGN], help="for files that don't say it themselves")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # Everything that can be wrong is found out before the first answer: the run itself may take hours.
+    for path in (arguments.out, arguments.picture, arguments.answers_dir):
+        _check_place(path, directory=path is arguments.answers_dir)
+    if arguments.picture is not None:
+        require("matplotlib", "report")
+    files = arguments.prompts or [BUILTIN]
+    whole = [load_prompts(path, arguments.format, kind=arguments.kind) for path in files]
+    sets = whole if arguments.limit is None else [_part(each, arguments) for each in whole]
+    unique_ids(sets)
+
+    import jetson_runtime
+
+    with jetson_runtime.load(arguments.bundle, backend=arguments.backend) as runtime:
+        facts = runtime.describe()
+        chosen = choose_depths(runtime, arguments.depth)
+        results = dict(measure(runtime, sets, chosen, arguments.max_tokens))
+    ladder = {depth["name"]: depth for depth in facts["ladder"]}
+    described = [describe_set(part, all_, arguments.seed) for part, all_ in zip(sets, whole, strict=True)]
+    depths = [depth_result(ladder[name], items) for name, items in results.items()]
+    report = build_report(facts, described, arguments.max_tokens, depths)
+    _write(arguments, report, results)
+    if arguments.json:
+        sys.stdout.write(canonical_json(without_items(report)))
+    else:
+        print(f"{table(report)}\n\nreport: {arguments.out}")
+    return 0
+
+
+def _part(prompts: PromptSet, arguments: argparse.Namespace) -> PromptSet:
+    if len(prompts.prompts) <= arguments.limit:
+        return prompts
+    return prompts.limited(arguments.limit, arguments.seed)
+
+
+def _check_place(path: Path | None, *, directory: bool) -> None:
+    if path is None:
+        return
+    if path.exists() and path.is_dir() != directory:
+        raise StorageError(
+            f"{path} can't be written",
+            found="a directory" if path.is_dir() else "a file",
+            expected="a directory" if directory else "a file",
+            remedy="choose another path",
+        )
+    nearest = next(place for place in (path if directory else path.parent, *path.absolute().parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise StorageError(
+            f"{path} can't be written",
+            found=f"no permission in {nearest}" if nearest.is_dir() else f"{nearest} is no directory",
+            remedy="choose a place that you may write to",
+        )
+
+
+def _write(arguments: argparse.Namespace, report: dict[str, Any], results: dict[str, list[Item]]) -> None:
+    if arguments.answers_dir is not None:
+        for depth, items in results.items():
+            lines = (json.dumps({"id": item.prompt.id, "answer": item.answer}, ensure_ascii=False) for item in items)
+            _write_text(arguments.answers_dir / f"{depth}.jsonl", "".join(f"{line}\n" for line in lines))
+    if arguments.picture is not None:
+        from refusal_suite.rates_picture import rates_svg
+
+        _write_text(arguments.picture, rates_svg(report))
+    write_json(arguments.out, report)
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(text, encoding="utf-8", errors="surrogatepass")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _prompts(arguments: argparse.Namespace) -> int:
+    prompts = load_prompts(arguments.file or BUILTIN, arguments.format, kind=arguments.kind)
+    categories: dict[str, dict[str, int]] = {}
+    for prompt in prompts.prompts:
+        counts = categories.setdefault(prompt.category, {HARMFUL: 0, BENIGN: 0, "with_image": 0})
+        counts[prompt.kind] += 1
+        counts["with_image"] += prompt.image is not None
+    total = {
+        **prompts.counts(),
+        "with_image": sum(prompt.image is not None for prompt in prompts.prompts),
+        "with_twin": sum(prompt.twin is not None for prompt in prompts.prompts),
+    }
+    if arguments.json:
+        facts = {"name": prompts.name, "sha256": prompts.sha256, "total": total, "by_category": categories}
+        sys.stdout.write(canonical_json(facts))
+        return 0
+    print(f"{prompts.name}  sha256 {prompts.sha256}\n")
+    width = max(map(len, [*categories, "category"]))
+    print(f"{'category':{width}}  harmful  benign  with image")
+    for name, counts in {**categories, "all": total}.items():
+        print(f"{name:{width}}  {counts[HARMFUL]:7}  {counts[BENIGN]:6}  {counts['with_image']:10}")
+    print(f"\n{total['with_twin']} prompts have a twin of the other kind")
+    return 0

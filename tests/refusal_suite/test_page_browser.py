@@ -1,0 +1,100 @@
+"""The report page in a real browser: it is all there, it is not blank, it fits, and the console stays silent."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from page_bundle import LADDER, answered, make_bundle, make_profile, make_refusals
+from PIL import Image
+
+from jetson_runtime.files import write_json
+from refusal_suite.cli import main
+from refusal_suite.page import SECTIONS
+
+pytestmark = pytest.mark.browser
+
+# Reports how wide the page is against its window; it runs in the test's copy only, the page itself has no script.
+MEASURE = "<script>document.title = document.documentElement.scrollWidth + '/' + window.innerWidth</script>"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name)
+        if found:
+            return found
+    pytest.fail("no Chromium on PATH: 'apt-get install chromium', or deselect these tests with -m 'not browser'")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("browser")
+    bundle = make_bundle(folder / "bundle")
+    bundle = bundle.with_profile(make_profile(bundle), "cpu")
+    make_bundle(folder / "engines", kind="engine")
+    write_json(folder / "refusals.json", make_refusals(bundle))
+    write_json(
+        folder / "answers.json",
+        [{"question": "What is this?", "image": None, "budget_ms": 900.0, "answer": answered("A sign.", LADDER[0])}],
+    )
+    arguments = [
+        "page",
+        str(folder / "bundle"),
+        "--engines",
+        str(folder / "engines"),
+        "--out",
+        str(folder / "page.html"),
+    ]
+    for name in ("refusals", "answers"):
+        arguments += [f"--{name}", str(folder / f"{name}.json")]
+    assert main(arguments) == 0
+    return folder / "page.html"
+
+
+def browse(chromium: str, page: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr",
+        f"--user-data-dir={folder / 'profile'}", *options, page.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_sections_are_rendered_and_the_console_is_silent(chromium: str, page: Path, tmp_path: Path) -> None:
+    done = browse(chromium, page, tmp_path, "--dump-dom")
+    for name, _ in SECTIONS:
+        assert f'<section id="{name}"' in done.stdout
+    assert ":CONSOLE" not in done.stderr
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (500, False)])
+def test_the_page_is_drawn(chromium: str, page: Path, tmp_path: Path, width: int, dark: bool) -> None:
+    shot = tmp_path / "shot.png"
+    scheme = ["--blink-settings=preferredColorScheme=0"] if dark else []
+    browse(chromium, page, tmp_path, f"--window-size={width},2000", f"--screenshot={shot}", *scheme)
+    with Image.open(shot) as image:
+        pixels = image.convert("RGB")
+    assert pixels.size == (width, 2000)
+    counted = pixels.getcolors(maxcolors=pixels.width * pixels.height)
+    assert counted is not None
+    share = {colour: count / (pixels.width * pixels.height) for count, colour in counted}
+    background = (16, 19, 22) if dark else (247, 248, 248)
+    accent = (79, 192, 209) if dark else (10, 106, 123)
+    assert share[background] > 0.05
+    assert share[accent] > 0.001
+    assert max(share.values()) < 0.95
+
+
+@pytest.mark.parametrize("width", [500, 800, 1280])
+def test_nothing_sticks_out_to_the_side(chromium: str, page: Path, tmp_path: Path, width: int) -> None:
+    copy = tmp_path / "copy.html"
+    text = page.read_text(encoding="utf-8").replace("default-src 'none'; ", "")
+    copy.write_text(text.replace("</body>", f"{MEASURE}</body>"), encoding="utf-8")
+    dom = browse(chromium, copy, tmp_path, f"--window-size={width},2000", "--dump-dom").stdout
+    needed, given = dom.split("<title>", 1)[1].split("</title>", 1)[0].split("/")
+    assert int(needed) <= int(given) == width
