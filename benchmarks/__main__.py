@@ -24,7 +24,8 @@ def main() -> int:
     if unknown:
         parser.error(f"no claim {', '.join(unknown)}; --list names them all")
     try:
-        return 0 if all([measure(CLAIMS[name]) for name in arguments.claims]) else 1
+        held = [measure(CLAIMS[name]) for name in arguments.claims]
+        return 0 if all(held) else 1
     except HoldfastError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

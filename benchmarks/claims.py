@@ -74,9 +74,8 @@ def measure(item: Claim) -> bool:
         "details": result.details,
     }
     write_json(RESULTS / f"{item.name}.json", record)
-    print(
-        f"{item.name} {result.value:.4g} {item.unit} {item.relation}{item.bound:g} {'holds' if holds else 'falls-short'}"
-    )
+    verdict = "holds" if holds else "falls-short"
+    print(f"{item.name} {result.value:.4g} {item.unit} {item.relation}{item.bound:g} {verdict}")
     return holds
 
 

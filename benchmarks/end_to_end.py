@@ -35,14 +35,14 @@ def weights_once() -> Measured:
         whole = 0
         for exits in ladder:
             single = bundle([exits]) if len(ladder) > 1 else made
-            whole += _bytes(single)
+            whole += total_bytes(single.path)
             if single is not made:
                 with scratch(single.path):
                     pass
         details[f"{count} depths"] = {
-            "bundle_bytes": _bytes(made),
-            "weight_bytes": _weight_bytes(made),
-            "ratio": _bytes(made) / _weight_bytes(made),
+            "bundle_bytes": total_bytes(made.path),
+            "weight_bytes": weight_bytes(made),
+            "ratio": total_bytes(made.path) / weight_bytes(made),
             "one_whole_engine_per_depth_bytes": whole,
         }
         with scratch(made.path):
@@ -50,12 +50,13 @@ def weights_once() -> Measured:
     return Measured(max(row["ratio"] for row in details.values()), details)
 
 
-def _bytes(made: Bundle) -> int:
-    return sum(path.stat().st_size for path in made.path.rglob("*") if path.is_file())
+def total_bytes(folder: Path) -> int:
+    """What a bundle takes on the disk."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _weight_bytes(made: Bundle) -> int:
-    """Every parameter that full depth uses, once, in the exported precision: counted from the checkpoint's own tensors."""
+def weight_bytes(made: Bundle) -> int:
+    """Every parameter that full depth uses, once, in the exported precision; from the checkpoint's own tensors."""
     from engine_builder.checkpoint import Checkpoint
 
     source = Checkpoint(checkpoint())
@@ -91,7 +92,7 @@ def parity_error() -> Measured:
 def greedy_tokens() -> Measured:
     """The share over all depths."""
     results = list(check(bundle(EXITS), checkpoint(), image=picture().read_bytes(), tokens=64))
-    rows = {item.name: [item.same_tokens, item.tokens] for item in results if item.tokens is not None}
+    rows = {item.name: (item.same_tokens or 0, item.tokens) for item in results if item.tokens is not None}
     return Measured(sum(same for same, _ in rows.values()) / sum(count for _, count in rows.values()), rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 from benchmarks.claims import Measured, claim
 from benchmarks.workspace import EXITS, bundle, checkpoint, picture
+from calibration.latency import Settings
 from calibration.latency import measure as calibrate
 from jetson_runtime import Request, Runtime, load
 from jetson_runtime.profile import LatencyProfile
@@ -36,7 +38,7 @@ def speed_vs_transformers() -> Measured:
 
     reference = Reference(checkpoint())
     inputs = reference.inputs(PROMPT, None)
-    limits: dict[str, Any] = dict(do_sample=False, eos_token_id=None)
+    limits: dict[str, Any] = {"do_sample": False, "eos_token_id": None}
 
     def transformers() -> float:
         times = []
@@ -62,7 +64,7 @@ def speed_vs_transformers() -> Measured:
 def shallower_is_faster() -> Measured:
     """In the profile (medians) and end to end (the runtime's own answers)."""
     made = bundle(EXITS)
-    profile = calibrate(made)
+    profile = calibrate(made, Settings())
     details: dict[str, dict[str, float]] = {}
     with load(made.path) as runtime:
         rounds = [[_times(runtime, depth.name) for depth in made.manifest.ladder] for _ in range(ROUNDS)]
@@ -76,7 +78,7 @@ def shallower_is_faster() -> Measured:
             "profile_per_token_ms": _median(profile, "decode", depth.decoder),
         }
     rows = list(details.values())
-    ratios = [deep[key] / low[key] for low, deep in zip(rows, rows[1:], strict=False) for key in low]
+    ratios = [deep[key] / low[key] for low, deep in itertools.pairwise(rows) for key in low]
     return Measured(min(ratios), details)
 
 
@@ -88,11 +90,10 @@ def _median(profile: LatencyProfile, phase: str, layer: int) -> float:
 
 
 def _times(runtime: Runtime, depth: str) -> tuple[float, float]:
-    """(first token, each further token) in ms."""
-    answer = runtime.invoke(Request(PROMPT, image=picture(), max_tokens=12, temperature=2.0, seed=1, depth=depth))
-    last = answer.tokens[-1].at_ms
-    first = answer.tokens[0].at_ms
-    return first, (last - first) / max(1, len(answer.tokens) - 1)
+    """(time to the first token of an answer about a picture, time per further token of a long answer) in ms."""
+    seen = runtime.invoke(Request(PROMPT, image=picture(), max_tokens=1, depth=depth))
+    told = runtime.invoke(Request(PROMPT, max_tokens=TOKENS, depth=depth))
+    return seen.tokens[0].at_ms, (told.tokens[-1].at_ms - told.tokens[0].at_ms) / (len(told.tokens) - 1)
 
 
 def _decoder(runtime: Runtime) -> Callable[[], float]:

@@ -49,9 +49,9 @@ def main() -> None:
     heading("One page that shows all of it")
     page = OUT / "report.html"
     run(
-        "refusal-check", "page", BUNDLE, "--engines", ENGINES, "--refusals", refusals, "--answers", OUT / "answers.json",
-        "--accuracy", "realignment/data/projector.json", "--out", page,
-    )  # fmt: skip
+        *("refusal-check", "page", BUNDLE, "--engines", ENGINES, "--refusals", refusals),
+        *("--answers", OUT / "answers.json", "--accuracy", "realignment/data/projector.json", "--out", page),
+    )
     print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Open {page}")
 
 
@@ -83,8 +83,8 @@ def run(*command: object, capture: bool = False, quiet: bool = False, check: boo
     if not quiet:
         print(f"$ {shlex.join(words)}", flush=True)
     script = Path(sys.executable).parent / words[0]
-    done = subprocess.run([script, *words[1:]], cwd=ROOT, check=False, text=True, stdout=subprocess.PIPE if capture else None,
-                          stderr=subprocess.DEVNULL if quiet else None)  # fmt: skip
+    out, err = subprocess.PIPE if capture else None, subprocess.DEVNULL if quiet else None
+    done = subprocess.run([script, *words[1:]], cwd=ROOT, check=False, text=True, stdout=out, stderr=err)
     if check and done.returncode:
         sys.exit(done.returncode)
     return done.stdout if capture and not done.returncode else ""

@@ -60,8 +60,8 @@ class Reference:
     def trace(self, question: str, image: bytes, *, capacity: int) -> dict[str, Any]:
         """What flows through every block for one question with a picture.
 
-        Returns `pixels`, and for "vision" and "decoder" a list: entry 0 goes into block 1, entry n comes out of block n,
-        without the final norm. At most `capacity` tokens of the prompt are kept.
+        Returns `pixels`, and for "vision" and "decoder" a mapping: entry 0 goes into block 1, entry n comes out of
+        block n, without the final norm. At most `capacity` tokens of the prompt are kept.
         """
         record: dict[str, Any] = {"vision": {}, "decoder": {}}
         hooks = []

@@ -66,19 +66,34 @@ class Bundle:
 
     def profiles(self) -> dict[str, LatencyProfile]:
         """The latency profiles in the bundle, by name."""
-        paths = [path for path, record in self.manifest.files.items() if record.role == "profile"]
-        return {Path(path).stem: LatencyProfile.read(self.file(path)) for path in sorted(paths)}
+        return {_profile_name(path): LatencyProfile.read(self.file(path)) for path in self._profile_paths()}
+
+    def _profile_paths(self) -> list[str]:
+        return sorted(path for path, record in self.manifest.files.items() if record.role == "profile")
 
     def with_profile(self, profile: LatencyProfile, name: str) -> Bundle:
-        """The bundle with one more profile (or a newer one of that name); the manifest is replaced in one step."""
-        write_json(self.file(PROFILES) / f"{name}.json", profile.to_dict())
-        files = {
-            **self.manifest.files,
-            f"{PROFILES}/{name}.json": _record(self.path, self.file(PROFILES) / f"{name}.json"),
-        }
-        value = {**self.manifest.to_dict(), "files": {path: vars(record) for path, record in files.items()}}
-        write_json(self.path / MANIFEST, value)
+        """The bundle with one more profile, or a newer one of that name.
+
+        The profile's digest is part of its file name, so the manifest, replaced in one step, always names a file that
+        is whole: the old profile's before, the new one's after.
+        """
+        value = profile.to_dict()
+        digest = hashlib.sha256(canonical_json(value).encode()).hexdigest()
+        place = f"{PROFILES}/{name}.{digest[:12]}.json"
+        write_json(self.file(place), value)
+        replaced = [path for path in self._profile_paths() if _profile_name(path) == name and path != place]
+        files = {path: record for path, record in self.manifest.files.items() if path not in replaced}
+        files[place] = _record(self.path, self.file(place))
+        manifest = {**self.manifest.to_dict(), "files": {path: vars(record) for path, record in files.items()}}
+        write_json(self.path / MANIFEST, manifest)
+        for path in replaced:
+            self.file(path).unlink()
         return open_bundle(self.path)
+
+
+def _profile_name(path: str) -> str:
+    """`profiles/cpu.0123456789ab.json` is the profile "cpu"."""
+    return Path(path).name.rsplit(".", 2)[0]
 
 
 def seal(folder: Path, **fields: Any) -> Manifest:

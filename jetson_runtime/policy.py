@@ -49,12 +49,26 @@ def choose(
     fitting = [choice for choice in choices if _fits(choice, profile, budget, tokens, spent_ms)]
     if fitting:
         return fitting[-1]
-    shallowest = choices[0]
-    raise BudgetError(
-        f"no depth can answer in time, not even {shallowest.depth}",
-        budget_ms=max(0.0, budget.total_ms(tokens) - spent_ms),
-        predicted_ms=shallowest.predicted_ms,
-        remedy=f"allow more time, or fewer tokens than {tokens}",
+    raise _too_late(choices[0], profile, budget, tokens, spent_ms)
+
+
+def _too_late(shallowest: Choice, profile: LatencyProfile, budget: Budget, tokens: int, spent_ms: float) -> BudgetError:
+    """Names the part of the budget that even the shallowest depth exceeds."""
+    part, allowed_ms, predicted_ms = "answer", budget.answer_ms, shallowest.predicted_ms
+    remedy = f"allow more time, or fewer tokens than {tokens}"
+    if allowed_ms is None:
+        part, allowed_ms, predicted_ms = "give a first token", budget.first_token_ms, shallowest.first_token_ms
+        remedy = "allow more time, or shorten the prompt"
+        assert allowed_ms is not None
+        if spent_ms + predicted_ms <= allowed_ms:
+            part, allowed_ms, spent_ms = "give each further token", budget.per_token_ms, 0.0
+            predicted_ms, remedy = profile.step_ms(shallowest.depth.decoder), "allow more time per token"
+            assert allowed_ms is not None
+    return BudgetError(
+        f"no depth can {part} in time, not even {shallowest.depth}",
+        budget_ms=max(0.0, allowed_ms - spent_ms),
+        predicted_ms=predicted_ms,
+        remedy=remedy,
     )
 
 

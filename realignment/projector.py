@@ -23,7 +23,7 @@ from realignment.measure import accuracy_by_exit
 from realignment.packages import DINOV2, EASY_VQA, SMOLLM2, fetch
 from realignment.packing import Prompts
 from realignment.recipe import Recipe
-from realignment.stages import Material, Regression, Tuning, Words
+from realignment.stages import Material, Regression, Stage, Tuning, Words
 from realignment.training import CURVE, Training
 from realignment.vision import VISION_CONFIG
 from realignment.whitening import fit_whitening, fold
@@ -76,10 +76,13 @@ def train_projector(recipe: Recipe, out: Path, cache: Path, *, resume: bool) -> 
     model, training = material.model, Training(recipe, out)
     words = SoftWords(model, processor.tokenizer)
     projector = model.model.multi_modal_projector.requires_grad_(True)
-    done = {
-        stage.name: training.run(stage)
-        for stage in (Words(material, words), Regression(material, words, projector), Tuning(material, projector))
-    }
+    stages: tuple[Stage, ...] = (
+        Words(material, words, long=False),
+        Words(material, words, long=True),
+        Regression(material, words, projector),
+        Tuning(material, projector),
+    )
+    done = {stage.name: training.run(stage) for stage in stages}
     file = out / "projector.safetensors"
     shipped = _write_projector(fold(projector.state_dict(), material.whitening), file)
     projector.load_state_dict(shipped)
@@ -128,7 +131,7 @@ def _write_projector(tensors: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 def _record(recipe: Recipe, out: Path, training: Training, done: Mapping[str, int]) -> dict[str, Any]:
     torch, transformers = require("torch", "realign"), require("transformers", "realign")
-    plans = {"words": recipe.words, "regression": recipe.regression, "tuning": recipe.tuning}
+    plans = {"words": recipe.words, "long_words": recipe.long_words, "regression": recipe.regression, "tuning": recipe.tuning}
     rows = Curve(out / CURVE, ()).rows()
     measured = [row for row in rows if row[f"held-out {KINDS[0]}"]]
     stages = {}

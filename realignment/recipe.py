@@ -56,6 +56,7 @@ class Recipe:
     max_minutes: float
     save_minutes: float
     words: Asking
+    long_words: Asking
     regression: Steps
     tuning: Asking
     sha256: str
@@ -84,7 +85,7 @@ def read_recipe(file: Path) -> Recipe:
     digest = hashlib.sha256(canonical_json(value).encode()).hexdigest()
     parts = {
         name: _checked(kind, value[name], f"{file}, {name}")
-        for name, kind in (("words", Asking), ("regression", Steps), ("tuning", Asking))
+        for name, kind in (("words", Asking), ("long_words", Asking), ("regression", Steps), ("tuning", Asking))
         if name in value
     }
     recipe: Recipe = _checked(Recipe, {**value, **parts, "sha256": digest}, str(file))

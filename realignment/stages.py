@@ -1,4 +1,4 @@
-"""The three stages of a projector training: what is trained in each, and on what.
+"""The four stages of a projector training: what is trained in each, and on what.
 
 Every step draws its pictures, questions and image tokens from (seed, stage, step) alone, so that a training that was
 killed goes on exactly as it would have.
@@ -75,12 +75,11 @@ class Stage(Protocol):
 
 
 class Words:
-    """Stage 1: the soft words, through the frozen decoder."""
+    """Stages 1 and 2: the soft words, through the frozen decoder; few image tokens first, which is fast, then all."""
 
-    name = "words"
-
-    def __init__(self, material: Material, words: SoftWords) -> None:
-        self.plan: Asking = material.recipe.words
+    def __init__(self, material: Material, words: SoftWords, *, long: bool) -> None:
+        self.name = "long_words" if long else "words"
+        self.plan: Asking = material.recipe.long_words if long else material.recipe.words
         self._material, self._words = material, words
         self._pictures = [n for n in range(material.recipe.train_pictures) if n in material.known]
 
@@ -105,7 +104,7 @@ class Words:
 
 
 class Regression:
-    """Stage 2: the projector learns to put the soft words out at every image token."""
+    """Stage 3: the projector learns to put the soft words out at every image token."""
 
     name = "regression"
 
@@ -137,7 +136,7 @@ class Regression:
 
 
 class Tuning:
-    """Stage 3: the projector, on the answers, through the frozen decoder."""
+    """Stage 4: the projector, on the answers, through the frozen decoder."""
 
     name = "tuning"
 

@@ -110,8 +110,9 @@ def _chain(panel: _Panel) -> list[Markup]:
         element("path", d=f"M{panel.left} {middle}H{panel.head}", class_="rail"),
     ]
     edges = panel.ends()
+    gap = (edges[1][0] if len(edges) > 1 else panel.right) - edges[0][1]
     for (first, last, size), (x0, x1) in zip(tower.segments, edges, strict=False):
-        drawn += _segment(first, last, size, (x0, x1), top)
+        drawn += _segment(first, last, size, (x0, x1), gap, top)
         if last in tower.exits:
             drawn += _exit(panel.exit_x(last), middle, last)
     if len(edges) > len(tower.segments):
@@ -131,7 +132,7 @@ def _chain(panel: _Panel) -> list[Markup]:
     return drawn
 
 
-def _segment(first: int, last: int, size: str, edges: tuple[float, float], top: float) -> list[Markup]:
+def _segment(first: int, last: int, size: str, edges: tuple[float, float], gap: float, top: float) -> list[Markup]:
     x0, x1 = edges
     blocks, width = last - first + 1, x1 - x0
     words = f"blocks {first}–{last}" if width > 82 else f"{first}–{last}" if last > first else str(first)
@@ -152,9 +153,9 @@ def _segment(first: int, last: int, size: str, edges: tuple[float, float], top: 
         element("rect", x=x0 + tick * (n + 0.28), y=top + 10, width=tick * 0.44, height=20, rx=1.5, class_="block")
         for n in range(blocks)
     ]
-    if len(words) * 6.4 < width:
+    if len(words) * 7.2 < width:
         drawn.append(text((x0 + x1) / 2, top + 46, words, "small", "middle"))
-    if len(size) * 6.0 < width + 24:
+    if len(size) * 7.6 < width + gap:
         drawn.append(text((x0 + x1) / 2, top + _CHAIN_HEIGHT + 17, size, "small muted", "middle"))
     return drawn
 

@@ -175,7 +175,7 @@ def provenance(
             ("Compiled from bundle", str(source.get("sha256", "not said"))),
             *_flat("target", compiled.target),
         ]
-        groups.append((f"Compiled bundle, {label}", facts))
+        groups.append((label, facts))
     for name, profile in profiles.items():
         facts = [("Engines SHA-256", profile.engines_digest), *_flat("", profile.machine), *_flat("", profile.method)]
         groups.append((f"Latency profile {name}", facts))
@@ -187,6 +187,6 @@ def provenance(
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for key in sorted(value):
-            yield from _flat(f"{prefix} {key}".strip().replace("_", " "), value[key])
+            yield from _flat(f"{prefix} / {key}" if prefix else key, value[key])
     elif value is not None:
         yield prefix, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,4 +1,4 @@
-"""Bad input ends in one message (which file, what was found, what was expected, what to do) and a code, never a traceback."""
+"""Bad input ends in one message (which file, what was found, what was expected, what to do), never in a traceback."""
 
 from __future__ import annotations
 
@@ -33,11 +33,21 @@ class Place:
 
     def build_yaml(self, **changes: object) -> Path:
         path = self.folder / "build.yaml"
-        path.write_text(yaml.safe_dump(build_values(**{"precision": "fp32", "target": "cpu", **changes})), encoding="utf-8")
+        path.write_text(
+            yaml.safe_dump(build_values(**{"precision": "fp32", "target": "cpu", **changes})), encoding="utf-8"
+        )
         return path
 
     def export(self, **changes: object) -> tuple[object, ...]:
-        return ("engine-build", "export", self.checkpoint, "--config", self.build_yaml(**changes), "--out", self.folder / "out")
+        return (
+            "engine-build",
+            "export",
+            self.checkpoint,
+            "--config",
+            self.build_yaml(**changes),
+            "--out",
+            self.folder / "out",
+        )
 
     def ask(self, *options: object, prompt: str = "hello") -> tuple[object, ...]:
         return ("jetson-runtime", "ask", self.bundle, "--prompt", prompt, *options)
@@ -53,7 +63,12 @@ MODULES = {"engine-build": "engine_builder.cli", "jetson-runtime": "jetson_runti
 
 
 def command(words: tuple[object, ...]) -> list[str]:
-    return [sys.executable, "-c", f"import sys; from {MODULES[str(words[0])]} import main; sys.exit(main())", *map(str, words[1:])]
+    return [
+        sys.executable,
+        "-c",
+        f"import sys; from {MODULES[str(words[0])]} import main; sys.exit(main())",
+        *map(str, words[1:]),
+    ]
 
 
 @pytest.fixture
@@ -146,14 +161,16 @@ CASES: list[tuple[Callable[[Place], tuple[object, ...]], int, tuple[str, ...]]] 
     (unreadable_image, 2, ("road.png", "found:", "expected: PNG", "remedy:")),
     (huge_image, 2, ("road.png", "found: 9000 × 9000 pixels", "expected: at most 64 million", "remedy:")),
     (lambda place: place.ask(prompt=" "), 2, ("prompt is empty", "expected:", "remedy:")),
-    (lambda place: place.ask(prompt="word " * 40), 2, ("longer than the KV cache", "found: ", "expected: at most 32", "remedy:")),
+    (lambda place: place.ask(prompt="word " * 40), 2, ("longer than the KV cache", "found: ", "at most 32", "remedy:")),
     (lambda place: place.ask("--budget-ms", 0), 2, ("answer_ms", "found: 0.0 ms", "expected:", "greater than 0")),
     (digest_mismatch, 3, ("lm_head.weights", "found: sha256", "expected: sha256", "remedy:")),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("case", "code", "words"), CASES, ids=lambda value: getattr(value, "__name__", None))
-def test_a_clear_error(place: Place, case: Callable[[Place], tuple[object, ...]], code: int, words: tuple[str, ...]) -> None:
+def test_a_clear_error(
+    place: Place, case: Callable[[Place], tuple[object, ...]], code: int, words: tuple[str, ...]
+) -> None:
     done = subprocess.run(command(case(place)), capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr

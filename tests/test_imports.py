@@ -15,7 +15,17 @@ ALLOWED = {
     "refusal_suite": {"jetson_runtime"},
     "realignment": {"jetson_runtime", "refusal_suite"},
 }
-HEAVY = {"torch", "transformers", "tensorrt", "tensorrt_rtx", "onnx", "onnxruntime", "matplotlib", "safetensors", "gguf"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "tensorrt",
+    "tensorrt_rtx",
+    "onnx",
+    "onnxruntime",
+    "matplotlib",
+    "safetensors",
+    "gguf",
+}
 
 
 def imported(tree: ast.AST) -> set[str]:

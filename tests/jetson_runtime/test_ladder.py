@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ def ladder_of(pairs: list[tuple[int, int]]) -> Ladder:
 
 @given(st.lists(exits, min_size=1, max_size=6))
 def test_a_ladder_is_accepted_exactly_when_each_step_goes_deeper(pairs: list[tuple[int, int]]) -> None:
-    increasing = all(a[0] <= b[0] and a[1] <= b[1] and a != b for a, b in zip(pairs, pairs[1:], strict=False))
+    increasing = all(a[0] <= b[0] and a[1] <= b[1] and a != b for a, b in itertools.pairwise(pairs))
     if increasing:
         ladder = ladder_of(pairs)
         assert ladder.full == ladder.depths[-1]

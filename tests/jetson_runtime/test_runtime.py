@@ -23,7 +23,7 @@ def made_up(bundle: Bundle, scale: float = 1.0) -> LatencyProfile:
     fixed = {"state": "warm", "count": 10}
 
     def add(phase: str, scope: str, name: str, layer: int, tokens: int, ms: float) -> None:
-        times = {part: scale * ms for part in ("p50_ms", "p90_ms", "p99_ms")}
+        times = dict.fromkeys(("p50_ms", "p90_ms", "p99_ms"), scale * ms)
         rows.append(Row(phase=phase, scope=scope, name=name, layer=layer, tokens=tokens, **fixed, **times))
 
     for segment in bundle.manifest.segments("vision"):
@@ -135,7 +135,8 @@ def test_two_threads_are_served_one_after_the_other(runtime: jetson_runtime.Runt
     alone = runtime.invoke(Request("hello", max_tokens=6))
     answers: list[jetson_runtime.Answer] = []
     work = [
-        threading.Thread(target=lambda: answers.append(runtime.invoke(Request("hello", max_tokens=6)))) for _ in range(4)
+        threading.Thread(target=lambda: answers.append(runtime.invoke(Request("hello", max_tokens=6))))
+        for _ in range(4)
     ]
     for thread in work:
         thread.start()
