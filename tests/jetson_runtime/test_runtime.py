@@ -7,37 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from profiles import made_up_profile
 
 import jetson_runtime
 from jetson_runtime import Budget, Request, Token
 from jetson_runtime.backends.simulated import ANSWER
-from jetson_runtime.bundle import Bundle, open_bundle
+from jetson_runtime.bundle import open_bundle
 from jetson_runtime.errors import BackendError, BudgetError, BundleError, InputError
 from jetson_runtime.files import write_json
-from jetson_runtime.profile import LatencyProfile, Row
-
-
-def made_up(bundle: Bundle, scale: float = 1.0) -> LatencyProfile:
-    """10 ms per vision block, 1 ms per decoder block and prompt, 0.5 ms per decoder block and step; heads are free."""
-    rows = []
-    fixed = {"state": "warm", "count": 10}
-
-    def add(phase: str, scope: str, name: str, layer: int, tokens: int, ms: float) -> None:
-        times = dict.fromkeys(("p50_ms", "p90_ms", "p99_ms"), scale * ms)
-        rows.append(Row(phase=phase, scope=scope, name=name, layer=layer, tokens=tokens, **fixed, **times))
-
-    for segment in bundle.manifest.segments("vision"):
-        add("vision", "exit", "", segment.last, 1, 10.0 * segment.last)
-        add("vision", "engine", segment.name, segment.last, 1, 10.0 * (segment.last - segment.first + 1))
-    for segment in bundle.manifest.segments("decoder"):
-        add("prefill", "exit", "", segment.last, 8, 1.0 * segment.last)
-        add("decode", "exit", "", segment.last, 1, 0.5 * segment.last)
-        for tokens, ms in ((1, 0.5), (8, 1.0)):
-            blocks = segment.last - segment.first + 1
-            add("decode" if tokens == 1 else "prefill", "engine", segment.name, segment.last, tokens, ms * blocks)
-    for engine in (bundle.manifest.head("vision"), bundle.manifest.head("decoder"), bundle.manifest.embedding):
-        add("decode", "engine", engine.name, 0, 1, 1e-9)
-    return LatencyProfile(tuple(rows), bundle.manifest.engines_digest, "onnxruntime", {"cpu": "made up"})
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +24,7 @@ def path(tiny_bundle: Callable[[str, str], Path]) -> Path:
 
 @pytest.fixture
 def profile(path: Path, tmp_path: Path) -> Path:
-    write_json(tmp_path / "profile.json", made_up(open_bundle(path)).to_dict())
+    write_json(tmp_path / "profile.json", made_up_profile(open_bundle(path)).to_dict())
     return tmp_path / "profile.json"
 
 
@@ -196,7 +173,7 @@ def test_an_answer_that_runs_late_ends_before_its_deadline(path: Path, profile: 
 
     runtime = jetson_runtime.load(path, backend="simulated", profile=profile)
     bundle = open_bundle(path)
-    slow = SimulatedBackend(bundle, made_up(bundle), slowdown=1.5)
+    slow = SimulatedBackend(bundle, made_up_profile(bundle), slowdown=1.5)
     runtime.chain.backend = runtime._backend = slow
     answer = runtime.invoke(Request("hello there you", max_tokens=9), Budget(answer_ms=22))
     assert answer.finish_reason == "deadline"
@@ -207,7 +184,7 @@ def test_an_answer_that_runs_late_ends_before_its_deadline(path: Path, profile: 
 def test_a_budget_needs_a_profile_of_these_engines(path: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="engine-calibrate"):
         jetson_runtime.load(path).invoke(Request("hello"), Budget(answer_ms=100))
-    other = made_up(open_bundle(path)).to_dict() | {"engines_digest": "0" * 64}
+    other = made_up_profile(open_bundle(path)).to_dict() | {"engines_digest": "0" * 64}
     write_json(tmp_path / "other.json", other)
     with pytest.raises(BundleError, match="other engines"):
         jetson_runtime.load(path, profile=tmp_path / "other.json")
