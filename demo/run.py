@@ -5,8 +5,8 @@ Every step is a command that you can type yourself; this file prints it, runs it
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
 import shlex
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ REFERENCE = Path("build/reference")
 BUNDLE, BUNDLE_FP16, ENGINES = OUT / "bundle", OUT / "bundle-fp16", OUT / "engines-rtx-sm86"
 IMAGE = Path("refusal_suite/data/images/road.png")
 QUESTION = "What colour is the sign?"
-MAX_TOKENS = 24
+MAX_TOKENS = 8
 REFUSAL_ITEMS = 48
 
 
@@ -56,15 +56,16 @@ def main() -> None:
 
 
 def ask_at_budgets() -> None:
-    """Budgets between the depths' predictions, on whatever machine this is, and one that no depth can keep."""
-    shown = run("engine-calibrate", "show", BUNDLE, "--image", "--prompt-tokens", 300, "--max-tokens", MAX_TOKENS,
-                "--json", capture=True)  # fmt: skip
-    predicted = [depth["predicted_ms"] for depth in json.loads(shown)["prediction"]["depths"]]
-    budgets = [math.floor(predicted[0] / 2), *(math.ceil(value * 1.05 / 10) * 10 for value in predicted)]
+    """Budgets between the depths' predicted times, on whatever machine this is, and one that no depth can keep."""
+    ask = ("jetson-runtime", "ask", BUNDLE, "--image", IMAGE, "--prompt", QUESTION, "--max-tokens", MAX_TOKENS)
+    prompt_tokens = json.loads(run(*ask, "--json", capture=True))["prompt_tokens"]
+    predict = ("engine-calibrate", "show", BUNDLE, "--image", "--prompt-tokens", prompt_tokens)
+    shown = json.loads(run(*predict, "--max-tokens", MAX_TOKENS, "--json", capture=True))
+    times = [depth["answer_ms"] for depth in shown["prediction"]["depths"]]
+    between = [(low + high) / 2 for low, high in itertools.pairwise([*times, times[-1] * 1.2])]
     answers = []
-    for budget_ms in budgets:
-        command = ("jetson-runtime", "ask", BUNDLE, "--image", IMAGE, "--prompt", QUESTION, "--budget-ms", budget_ms,
-                   "--max-tokens", MAX_TOKENS)  # fmt: skip
+    for budget_ms in (round(times[0] / 2), *map(round, between)):
+        command = (*ask, "--budget-ms", budget_ms)
         run(*command, check=False)
         done = run(*command, "--json", capture=True, quiet=True, check=False)
         answer = {"answer": json.loads(done)} if done else {"error": "no depth fits this budget"}

@@ -91,7 +91,7 @@ class _Checker:
         precision = self._choice("precision", PRECISIONS)
         target = self._choice("target", target_names())
         release = self._number("release", default=1)
-        capacity = self._number("kv_capacity", low=16)
+        capacity = self._number("kv_capacity", low=64)
         image_size = self._number("image_size") if self.value.get("image_size") is not None else None
         checkpoint = self.value.get("checkpoint")
         if checkpoint is not None and not isinstance(checkpoint, str):

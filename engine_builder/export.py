@@ -16,7 +16,7 @@ from engine_builder import decoder as decoders
 from engine_builder import vision as visions
 from engine_builder.checkpoint import Checkpoint
 from engine_builder.config import BuildConfig
-from engine_builder.graph import Graph
+from engine_builder.graph import Graph, in_precision
 from engine_builder.prompting import copy_prompting, read_preprocessing
 from jetson_runtime.bundle import PORTABLE_TARGET, seal
 from jetson_runtime.errors import CheckpointError, ConfigError
@@ -168,9 +168,9 @@ def _write_shared(checkpoint: Checkpoint, towers: Towers, folder: Path, precisio
     if not towers.tied:
         return ()
     dtype = DTYPES[precision]
-    table = checkpoint.weights("decoder")["embed_tokens.weight"].astype(dtype)
+    table = in_precision(TOKEN_TABLE, checkpoint.weights("decoder")["embed_tokens.weight"], dtype)
     path = f"engines/{TOKEN_TABLE}.weights"
-    (folder / path).write_bytes(np.ascontiguousarray(table).data.cast("B"))
+    (folder / path).write_bytes(table.data.cast("B"))
     return (SharedTensor(TOKEN_TABLE, path, dtype.name, table.shape),)
 
 

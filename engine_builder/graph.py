@@ -9,14 +9,33 @@ from typing import Any
 import numpy as np
 
 from jetson_runtime.console import require
+from jetson_runtime.errors import CheckpointError
 from jetson_runtime.manifest import TensorSpec
 
-__all__ = ["IR_VERSION", "OPSET", "Graph"]
+__all__ = ["IR_VERSION", "OPSET", "Graph", "in_precision"]
 
 OPSET = 24  # TensorScatter and Attention with a mask over a fixed cache came with 24
 IR_VERSION = 11
 _ALIGNMENT = 64  # bytes; what a CPU reads at once from a memory-mapped file
 _INLINE_BYTES = 1024  # shapes and scalars stay in the graph, where tools look for them
+
+
+def in_precision(name: str, array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """A tensor of the checkpoint, contiguous, in the exported precision.
+
+    Raises:
+        CheckpointError: a value is too large for it.
+    """
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(array, dtype)
+    if not np.isfinite(cast).all():
+        raise CheckpointError(
+            f"tensor '{name}' does not fit the precision {dtype.name}",
+            found=f"values up to {np.abs(array.astype(np.float64)).max():.3g}",
+            expected=f"at most {np.finfo(dtype).max:.3g}",
+            remedy="export with precision fp32",
+        )
+    return cast
 
 
 class Graph:
@@ -78,22 +97,22 @@ class Graph:
         self._known.add(name)
         size_bytes = array.size * self.dtype.itemsize
         if size_bytes <= _INLINE_BYTES:
-            self._initializers.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(array, self.dtype), name))
+            self._initializers.append(self._onnx.numpy_helper.from_array(in_precision(name, array, self.dtype), name))
             return name
         tensor = self._onnx.TensorProto(name=name, data_type=self.element_type, dims=array.shape)
         tensor.data_location = self._onnx.TensorProto.EXTERNAL
-        location = {"location": self._weights_path.name, "offset": self._store(array), "length": size_bytes}
+        location = {"location": self._weights_path.name, "offset": self._store(name, array), "length": size_bytes}
         for key, value in location.items():
             tensor.external_data.add(key=key, value=str(value))
         self._initializers.append(tensor)
         return name
 
-    def _store(self, array: np.ndarray) -> int:
+    def _store(self, name: str, array: np.ndarray) -> int:
         """Append a tensor to the weights file, which comes into being with the first, and return its offset."""
         offset = self._reserve(array)
         with self._weights_path.open("ab") as file:
             file.write(b"\0" * (offset - file.tell()))
-            file.write(np.ascontiguousarray(array, dtype=self.dtype).data.cast("B"))
+            file.write(in_precision(name, array, self.dtype).data.cast("B"))
         return offset
 
     def _reserve(self, array: np.ndarray) -> int:

@@ -28,7 +28,7 @@ class _Headers(Checkpoint):
 class _Measured(Graph):
     """A graph that keeps count of its weights and drops them."""
 
-    def _store(self, array: np.ndarray) -> int:
+    def _store(self, name: str, array: np.ndarray) -> int:
         return self._reserve(array)
 
 

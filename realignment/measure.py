@@ -19,27 +19,26 @@ from realignment.pictures import open_picture
 
 __all__ = ["QUESTIONS_PER_PICTURE", "accuracy_by_exit", "accuracy_table", "drawn_questions"]
 
-QUESTIONS_PER_PICTURE = 4
+QUESTIONS_PER_PICTURE = 6
 _BATCH = 10
 
 
 def drawn_questions(folder: Path, count: int, seed: int) -> dict[int, list[Question]]:
-    """`count` questions of the test split, four of each picture drawn, their kinds in turn.
+    """`count` questions of the test split: pictures in a drawn order, up to six questions of each, kinds in turn.
 
     Raises:
         ConfigError: `count` is out of range.
     """
-    questions = read_questions(folder, "test")
-    pictures = count // QUESTIONS_PER_PICTURE
-    if count % QUESTIONS_PER_PICTURE or not 1 <= pictures <= len(questions):
-        raise ConfigError(
-            "this many questions can't be drawn",
-            found=count,
-            expected=f"a multiple of {QUESTIONS_PER_PICTURE} up to {QUESTIONS_PER_PICTURE * len(questions)}",
-        )
-    chance = random.Random(seed)
-    numbers = sorted(chance.sample(range(len(questions)), pictures))
-    return {number: sample_per_image(questions[number], QUESTIONS_PER_PICTURE, chance) for number in numbers}
+    questions, chance = read_questions(folder, "test"), random.Random(seed)
+    sample: dict[int, list[Question]] = {}
+    for number in chance.sample(range(len(questions)), len(questions)):
+        missing = count - sum(len(asked) for asked in sample.values())
+        if missing > 0:
+            sample[number] = sample_per_image(questions[number], min(missing, QUESTIONS_PER_PICTURE), chance)
+    drawn = sum(len(asked) for asked in sample.values())
+    if not 1 <= count == drawn:
+        raise ConfigError("this many questions can't be drawn", found=count, expected=f"1 to {drawn or count}")
+    return sample
 
 
 def accuracy_by_exit(

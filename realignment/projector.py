@@ -22,7 +22,7 @@ from realignment.features import training_features
 from realignment.measure import accuracy_by_exit
 from realignment.packages import DINOV2, EASY_VQA, SMOLLM2, fetch
 from realignment.packing import Prompts
-from realignment.recipe import Recipe
+from realignment.recipe import Recipe, Steps
 from realignment.stages import Material, Regression, Stage, Tuning, Words
 from realignment.training import CURVE, Training
 from realignment.vision import VISION_CONFIG
@@ -131,7 +131,8 @@ def _write_projector(tensors: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 def _record(recipe: Recipe, out: Path, training: Training, done: Mapping[str, int]) -> dict[str, Any]:
     torch, transformers = require("torch", "realign"), require("transformers", "realign")
-    plans = {"words": recipe.words, "long_words": recipe.long_words, "regression": recipe.regression, "tuning": recipe.tuning}
+    names = ("words", "long_words", "regression", "tuning")
+    plans: dict[str, Steps] = {name: getattr(recipe, name) for name in names}
     rows = Curve(out / CURVE, ()).rows()
     measured = [row for row in rows if row[f"held-out {KINDS[0]}"]]
     stages = {}

@@ -161,7 +161,7 @@ CASES: list[tuple[Callable[[Place], tuple[object, ...]], int, tuple[str, ...]]] 
     (unreadable_image, 2, ("road.png", "found:", "expected: PNG", "remedy:")),
     (huge_image, 2, ("road.png", "found: 9000 × 9000 pixels", "expected: at most 64 million", "remedy:")),
     (lambda place: place.ask(prompt=" "), 2, ("prompt is empty", "expected:", "remedy:")),
-    (lambda place: place.ask(prompt="word " * 40), 2, ("longer than the KV cache", "found: ", "at most 32", "remedy:")),
+    (lambda place: place.ask(prompt="word " * 40), 2, ("longer than the KV cache", "found: ", "at most 64", "remedy:")),
     (lambda place: place.ask("--budget-ms", 0), 2, ("answer_ms", "found: 0.0 ms", "expected:", "greater than 0")),
     (digest_mismatch, 3, ("lm_head.weights", "found: sha256", "expected: sha256", "remedy:")),
 ]  # fmt: skip

@@ -36,7 +36,7 @@ def build_values(**changes: object) -> dict[str, object]:
     values: dict[str, object] = {
         "model": {"id": "tiny", "version": "1.0"},
         "precision": "fp16",
-        "kv_capacity": 32,
+        "kv_capacity": 64,
         "target": "rtx-sm86",
         "ladder": LADDER,
     }

@@ -34,37 +34,37 @@ RANGES = compiling.size_ranges(16)
 
 
 @pytest.fixture(scope="module")
-def compiled(rtx_bundle: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(tiny_bundle: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The engine bundle of the tied checkpoint, for SM86."""
     out = tmp_path_factory.mktemp("compiled") / "engines"
-    compiling.compile_bundle(rtx_bundle("dinov2-llama"), "rtx-sm86", out)
+    compiling.compile_bundle(tiny_bundle("dinov2-llama", "fp16"), "rtx-sm86", out)
     return out
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dinov2-llama"])
-def test_every_family_compiles(kind: str, rtx_bundle: Bundles, tmp_path: Path) -> None:
-    manifest = compiling.compile_bundle(rtx_bundle(kind), "rtx-sm86", tmp_path / "engines")
+def test_every_family_compiles(kind: str, tiny_bundle: Bundles, tmp_path: Path) -> None:
+    manifest = compiling.compile_bundle(tiny_bundle(kind, "fp16"), "rtx-sm86", tmp_path / "engines")
     names = {path for path, record in manifest.files.items() if record.role == "engine"}
     assert names == {f"engines/{engine.name}.engine" for engine in manifest.engines} and len(names) == 7
     assert not manifest.shared  # the LM head has a table of its own
 
 
-def test_fp32_compiles_without_fused_attention(rtx_bundle: Bundles, tmp_path: Path) -> None:
-    manifest = compiling.compile_bundle(rtx_bundle("dinov2-llama", "fp32"), "rtx-sm86", tmp_path / "engines")
+def test_fp32_compiles_without_fused_attention(tiny_bundle: Bundles, tmp_path: Path) -> None:
+    manifest = compiling.compile_bundle(tiny_bundle("dinov2-llama", "fp32"), "rtx-sm86", tmp_path / "engines")
     assert manifest.precision == "fp32"
 
 
 @pytest.mark.parametrize("name", [name for name in target_names() if load_target(name).compiler == "tensorrt-rtx"])
-def test_every_rtx_target_compiles_a_segment_with_caches(name: str, rtx_bundle: Bundles, tmp_path: Path) -> None:
-    bundle = open_bundle(rtx_bundle("clip-llama"))
+def test_every_rtx_target_compiles_a_segment_with_caches(name: str, tiny_bundle: Bundles, tmp_path: Path) -> None:
+    bundle = open_bundle(tiny_bundle("clip-llama", "fp16"))
     segment = bundle.manifest.segments("decoder")[0]
     compiler = RtxCompiler(load_target(name))
     compiler.build(segment, bundle.file(segment.path), tmp_path / "one.engine", compiling.size_ranges(64))
     assert (tmp_path / "one.engine").stat().st_size > 10_000
 
 
-def test_engine_bundle_says_what_it_was_made_from_and_for(compiled: Path, rtx_bundle: Bundles) -> None:
-    portable, engines = open_bundle(rtx_bundle("dinov2-llama")), open_bundle(compiled)
+def test_engine_bundle_says_what_it_was_made_from_and_for(compiled: Path, tiny_bundle: Bundles) -> None:
+    portable, engines = open_bundle(tiny_bundle("dinov2-llama", "fp16")), open_bundle(compiled)
     manifest = engines.manifest
     assert manifest.kind == "engine" and manifest.precision == "fp16"
     target = dict(manifest.target)
@@ -82,8 +82,8 @@ def test_engine_bundle_says_what_it_was_made_from_and_for(compiled: Path, rtx_bu
         assert replace(engine, path=source.path) == source
 
 
-def test_shared_table_is_stored_once_and_is_an_input(compiled: Path, rtx_bundle: Bundles) -> None:
-    portable, engines = open_bundle(rtx_bundle("dinov2-llama")), open_bundle(compiled)
+def test_shared_table_is_stored_once_and_is_an_input(compiled: Path, tiny_bundle: Bundles) -> None:
+    portable, engines = open_bundle(tiny_bundle("dinov2-llama", "fp16")), open_bundle(compiled)
     (table,) = engines.manifest.shared
     assert engines.file(table.path).read_bytes() == portable.file(table.path).read_bytes()
     users = {engine.name for engine in engines.manifest.engines if table.name in engine.shared}
@@ -92,15 +92,15 @@ def test_shared_table_is_stored_once_and_is_an_input(compiled: Path, rtx_bundle:
     assert weights == [table.path]  # the segments' weights are in their engines
 
 
-def test_prompting_is_copied(compiled: Path, rtx_bundle: Bundles) -> None:
-    portable, engines = open_bundle(rtx_bundle("dinov2-llama")), open_bundle(compiled)
+def test_prompting_is_copied(compiled: Path, tiny_bundle: Bundles) -> None:
+    portable, engines = open_bundle(tiny_bundle("dinov2-llama", "fp16")), open_bundle(compiled)
     for path in ("tokenizer/tokenizer.json", "tokenizer/chat_template.jinja", "preprocessing.json"):
         assert engines.file(path).read_bytes() == portable.file(path).read_bytes()
 
 
-def test_admissions_and_profiles_stay_behind(rtx_bundle: Bundles, tmp_path: Path, monkeypatch: Any) -> None:
+def test_admissions_and_profiles_stay_behind(tiny_bundle: Bundles, tmp_path: Path, monkeypatch: Any) -> None:
     bundle = tmp_path / "bundle"
-    shutil.copytree(rtx_bundle("clip-llama"), bundle)
+    shutil.copytree(tiny_bundle("clip-llama", "fp16"), bundle)
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["admissions"] = {"d1": {"verdict": "admitted"}}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
@@ -203,9 +203,9 @@ def test_network_is_compared_with_the_manifest(tmp_path: Path) -> None:
     assert "output 'y' is float16 (1, 8), not float32 (1, 8)" in text and "output 'z' is missing" in text
 
 
-def test_one_refused_graph_does_not_spoil_the_next(tmp_path: Path, rtx_bundle: Bundles) -> None:
+def test_one_refused_graph_does_not_spoil_the_next(tmp_path: Path, tiny_bundle: Bundles) -> None:
     refusal(tmp_path, unknown_operator)
-    bundle = open_bundle(rtx_bundle("clip-llama"))
+    bundle = open_bundle(tiny_bundle("clip-llama", "fp16"))
     head = bundle.manifest.head("vision")
     RtxCompiler(load_target("rtx-sm86")).build(head, bundle.file(head.path), tmp_path / "head.engine", RANGES)
     assert (tmp_path / "head.engine").exists()
@@ -218,9 +218,9 @@ def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
-def test_command_compiles(rtx_bundle: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_compiles(tiny_bundle: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "engines"
-    arguments = ("compile", rtx_bundle("clip-llama"), "--target", "rtx-sm89", "--out", out, "--json")
+    arguments = ("compile", tiny_bundle("clip-llama", "fp16"), "--target", "rtx-sm89", "--out", out, "--json")
     assert run(*arguments) == 0
     summary = json.loads(capsys.readouterr().out)
     manifest = open_bundle(out).manifest
@@ -239,9 +239,9 @@ def test_command_compiles(rtx_bundle: Bundles, tmp_path: Path, capsys: pytest.Ca
     ],
 )
 def test_command_says_why_a_target_is_not_compiled_for(
-    target: str, words: str, rtx_bundle: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    target: str, words: str, tiny_bundle: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("compile", rtx_bundle("clip-llama"), "--target", target, "--out", tmp_path / "engines") == 2
+    assert run("compile", tiny_bundle("clip-llama", "fp16"), "--target", target, "--out", tmp_path / "engines") == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -254,10 +254,10 @@ def test_compiled_bundle_is_not_compiled_again(
 
 
 def test_damaged_weights_are_not_compiled(
-    rtx_bundle: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = tmp_path / "bundle"
-    shutil.copytree(rtx_bundle("clip-llama"), bundle)
+    shutil.copytree(tiny_bundle("clip-llama", "fp16"), bundle)
     weights = bundle / "engines" / "projector.weights"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     assert run("compile", bundle, "--target", "rtx-sm86", "--out", tmp_path / "engines") == 3
@@ -266,11 +266,11 @@ def test_damaged_weights_are_not_compiled(
 
 
 def test_precision_that_the_target_lacks(
-    rtx_bundle: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     narrow = replace(load_target("rtx-sm86"), precisions=("fp32",))
     monkeypatch.setattr(compiling, "load_target", lambda name: narrow)
-    assert run("compile", rtx_bundle("clip-llama"), "--target", "rtx-sm86", "--out", tmp_path / "e") == 2
+    assert run("compile", tiny_bundle("clip-llama", "fp16"), "--target", "rtx-sm86", "--out", tmp_path / "e") == 2
     assert "does not run this bundle's precision" in capsys.readouterr().err
 
 
@@ -308,10 +308,10 @@ class _Interrupted(_Stub):
 
 
 def test_interrupted_compile_leaves_nothing(
-    rtx_bundle: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(compiling.COMPILERS, "tensorrt-rtx", _Interrupted)  # type: ignore[arg-type]
-    arguments = ("compile", rtx_bundle("clip-llama"), "--target", "rtx-sm86", "--out", tmp_path / "engines")
+    arguments = ("compile", tiny_bundle("clip-llama", "fp16"), "--target", "rtx-sm86", "--out", tmp_path / "engines")
     assert run(*arguments) == 130
     assert not list(tmp_path.iterdir())
 
@@ -335,10 +335,10 @@ compiling.compile_bundle(Path(sys.argv[1]), "rtx-sm86", Path(sys.argv[2]))
 
 
 @pytest.fixture
-def killed(rtx_bundle: Bundles, tmp_path: Path) -> Iterator[Path]:
+def killed(tiny_bundle: Bundles, tmp_path: Path) -> Iterator[Path]:
     """Where a compile that was killed in the middle of its first engine would have written."""
     out = tmp_path / "engines"
-    command = [sys.executable, "-c", SLOW, str(rtx_bundle("clip-llama")), str(out)]
+    command = [sys.executable, "-c", SLOW, str(tiny_bundle("clip-llama", "fp16")), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "building\n"
         process.send_signal(signal.SIGKILL)
@@ -346,11 +346,11 @@ def killed(rtx_bundle: Bundles, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_killed_compile_leaves_no_bundle_and_the_next_run_works(
-    killed: Path, rtx_bundle: Bundles, monkeypatch: pytest.MonkeyPatch
+    killed: Path, tiny_bundle: Bundles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not killed.exists()
     monkeypatch.setitem(compiling.COMPILERS, "tensorrt-rtx", _Stub)  # type: ignore[arg-type]
-    assert run("compile", rtx_bundle("clip-llama"), "--target", "rtx-sm86", "--out", killed) == 0
+    assert run("compile", tiny_bundle("clip-llama", "fp16"), "--target", "rtx-sm86", "--out", killed) == 0
     assert [path.name for path in killed.parent.iterdir()] == ["engines"]
 
 

@@ -29,14 +29,15 @@ def record() -> dict[str, Any]:
 
 
 def test_the_sample_is_seeded_and_even_over_pictures(data: Path) -> None:
-    sample = drawn_questions(data, 80, 1)
-    assert sample == drawn_questions(data, 80, 1) != drawn_questions(data, 80, 2)
-    assert len(sample) == 20
-    assert {len(asked) for asked in sample.values()} == {4}
+    sample = drawn_questions(data, 60, 1)
+    assert sample == drawn_questions(data, 60, 1) != drawn_questions(data, 60, 2)
+    assert sum(len(asked) for asked in sample.values()) == 60
+    assert max(len(asked) for asked in sample.values()) <= 6
+    assert 10 <= len(sample) <= 13
     assert {question.kind for asked in sample.values() for question in asked} == set(KINDS)
 
 
-@pytest.mark.parametrize("count", [0, 6, 4004])
+@pytest.mark.parametrize("count", [0, 6001])
 def test_a_sample_that_cannot_be_drawn_is_refused(count: int, data: Path) -> None:
     with pytest.raises(ConfigError, match="can't be drawn"):
         drawn_questions(data, count, 0)
