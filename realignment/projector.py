@@ -22,7 +22,7 @@ from realignment.features import training_features
 from realignment.measure import accuracy_by_exit
 from realignment.packages import DINOV2, EASY_VQA, SMOLLM2, fetch
 from realignment.packing import Prompts
-from realignment.recipe import Recipe, Steps
+from realignment.recipe import STAGES, Recipe, Steps
 from realignment.stages import Material, Regression, Stage, Tuning, Words
 from realignment.training import CURVE, Training
 from realignment.vision import VISION_CONFIG
@@ -31,7 +31,7 @@ from realignment.words import SoftWords, known_words
 
 __all__ = ["TEST_QUESTIONS", "initial_projector", "load_checkpoint", "train_projector"]
 
-TEST_QUESTIONS = 600
+TEST_QUESTIONS = 480
 _EXITS = range(1, VISION_CONFIG["num_hidden_layers"] + 1)
 _GELU_RMS = 0.652  # root mean square of gelu(z), z standard normal
 
@@ -80,7 +80,8 @@ def train_projector(recipe: Recipe, out: Path, cache: Path, *, resume: bool) -> 
         Words(material, words, long=False),
         Words(material, words, long=True),
         Regression(material, words, projector),
-        Tuning(material, projector),
+        Tuning(material, projector, again=False),
+        Tuning(material, projector, again=True),
     )
     done = {stage.name: training.run(stage) for stage in stages}
     file = out / "projector.safetensors"
@@ -131,8 +132,7 @@ def _write_projector(tensors: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 def _record(recipe: Recipe, out: Path, training: Training, done: Mapping[str, int]) -> dict[str, Any]:
     torch, transformers = require("torch", "realign"), require("transformers", "realign")
-    names = ("words", "long_words", "regression", "tuning")
-    plans: dict[str, Steps] = {name: getattr(recipe, name) for name in names}
+    plans: dict[str, Steps] = {name: getattr(recipe, name) for name in STAGES}
     rows = Curve(out / CURVE, ()).rows()
     measured = [row for row in rows if row[f"held-out {KINDS[0]}"]]
     stages = {}

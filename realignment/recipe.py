@@ -15,7 +15,7 @@ from jetson_runtime.errors import ConfigError
 from jetson_runtime.files import canonical_json
 from realignment.assemble import IMAGE_TOKENS
 
-__all__ = ["PROJECTOR_RECIPE", "Asking", "Recipe", "Steps", "learning_rate", "read_recipe"]
+__all__ = ["PROJECTOR_RECIPE", "STAGES", "Asking", "Recipe", "Steps", "learning_rate", "read_recipe"]
 
 PROJECTOR_RECIPE = Path(__file__).parent / "recipes" / "projector.yaml"
 
@@ -59,7 +59,18 @@ class Recipe:
     long_words: Asking
     regression: Steps
     tuning: Asking
+    retuning: Asking
     sha256: str
+
+
+STAGES: dict[str, type[Steps]] = {
+    "words": Asking,
+    "long_words": Asking,
+    "regression": Steps,
+    "tuning": Asking,
+    "retuning": Asking,
+}
+"""The stages of a recipe, in their order."""
 
 
 def learning_rate(plan: Steps, step: int) -> float:
@@ -83,11 +94,7 @@ def read_recipe(file: Path) -> Recipe:
     if not isinstance(value, dict):
         raise ConfigError(f"{file} is not a projector recipe", found=type(value).__name__, expected="a mapping")
     digest = hashlib.sha256(canonical_json(value).encode()).hexdigest()
-    parts = {
-        name: _checked(kind, value[name], f"{file}, {name}")
-        for name, kind in (("words", Asking), ("long_words", Asking), ("regression", Steps), ("tuning", Asking))
-        if name in value
-    }
+    parts = {name: _checked(kind, value[name], f"{file}, {name}") for name, kind in STAGES.items() if name in value}
     recipe: Recipe = _checked(Recipe, {**value, **parts, "sha256": digest}, str(file))
     return recipe
 

@@ -1,4 +1,4 @@
-"""The four stages of a projector training: what is trained in each, and on what.
+"""The five stages of a projector training: what is trained in each, and on what.
 
 Every step draws its pictures, questions and image tokens from (seed, stage, step) alone, so that a training that was
 killed goes on exactly as it would have.
@@ -136,12 +136,11 @@ class Regression:
 
 
 class Tuning:
-    """Stage 4: the projector, on the answers, through the frozen decoder."""
+    """Stages 4 and 5: the projector, on the answers, through the frozen decoder; the rate is raised once more."""
 
-    name = "tuning"
-
-    def __init__(self, material: Material, projector: Any) -> None:
-        self.plan: Asking = material.recipe.tuning
+    def __init__(self, material: Material, projector: Any, *, again: bool) -> None:
+        self.name = "retuning" if again else "tuning"
+        self.plan: Asking = material.recipe.retuning if again else material.recipe.tuning
         self._material, self._projector = material, projector
 
     @property

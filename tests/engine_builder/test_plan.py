@@ -60,7 +60,7 @@ def test_caches_are_those_of_the_manifest(tiny_llava: Llava, tiny_bundle: Bundle
     }
     planned = make_plan(tiny_llava("clip-llama"))
     assert {engine.name: engine.kv_bytes for engine in planned.engines} == caches
-    assert planned.depths[-1].kv_bytes == 2 * 4 * 1 * 32 * 32 * 2  # two, layers, heads, capacity, head dim, fp16
+    assert planned.depths[-1].kv_bytes == 2 * 4 * 1 * 64 * 32 * 2  # two, layers, heads, capacity, head dim, fp16
 
 
 def test_no_weight_is_read(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:

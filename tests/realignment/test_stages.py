@@ -93,7 +93,7 @@ def stage_of(name: str, material: Material, reference: SimpleNamespace) -> Any:
     stages = {
         "words": lambda: Words(material, words, long=False),
         "regression": lambda: Regression(material, words, projector()),
-        "tuning": lambda: Tuning(material, projector()),
+        "tuning": lambda: Tuning(material, projector(), again=False),
     }
     return stages[name]()
 
