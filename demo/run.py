@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = Path("build/demo")
 REFERENCE = Path("build/reference")
 BUNDLE, BUNDLE_FP16, ENGINES = OUT / "bundle", OUT / "bundle-fp16", OUT / "engines-rtx-sm86"
-IMAGE = Path("refusal_suite/data/images/road.png")
-QUESTION = "What colour is the sign?"
+IMAGE = Path("demo/sign.png")
+QUESTION = "What shape is in the image?"
 MAX_TOKENS = 8
 REFUSAL_ITEMS = 48
 
@@ -62,7 +62,8 @@ def ask_at_budgets() -> None:
     predict = ("engine-calibrate", "show", BUNDLE, "--image", "--prompt-tokens", prompt_tokens)
     shown = json.loads(run(*predict, "--max-tokens", MAX_TOKENS, "--json", capture=True))
     times = [depth["answer_ms"] for depth in shown["prediction"]["depths"]]
-    between = [(low + high) / 2 for low, high in itertools.pairwise([*times, times[-1] * 1.2])]
+    # Late in each interval: decoding the picture takes some of the budget before the policy looks.
+    between = [low + 0.85 * (high - low) for low, high in itertools.pairwise([*times, times[-1] * 1.2])]
     answers = []
     for budget_ms in (round(times[0] / 2), *map(round, between)):
         command = (*ask, "--budget-ms", budget_ms)
