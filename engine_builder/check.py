@@ -56,7 +56,7 @@ def add_check(commands: Commands) -> None:
         "compare every segment and every depth of a portable bundle with PyTorch",
         _command,
         examples="  engine-build check build/demo/bundle build/reference\n"
-        "  engine-build check build/demo/bundle build/reference --image road.png --tokens 32 --json",
+        "  engine-build check build/demo/bundle build/reference --image demo/sign.png --tokens 32 --json",
     )
     parser.add_argument("bundle", type=Path, help="a portable bundle")
     parser.add_argument("checkpoint", type=Path, help="the checkpoint it was exported from")

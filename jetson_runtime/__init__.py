@@ -3,7 +3,7 @@
 import jetson_runtime
 
 with jetson_runtime.load("bundle") as runtime:
-    request = jetson_runtime.Request("What colour is the sign?", image=Path("road.png"))
+    request = jetson_runtime.Request("What shape is in the image?", image=Path("sign.png"))
     answer = runtime.invoke(request, jetson_runtime.Budget(answer_ms=800))
 """
 
