@@ -67,4 +67,4 @@ def scratch(bundle_path: Path) -> Iterator[Path]:
 
 def picture() -> Path:
     """The picture that the demo asks about."""
-    return ROOT / "refusal_suite" / "data" / "images" / "road.png"
+    return ROOT / "demo" / "sign.png"
