@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "ask",
         "answer one question, streaming, and say the depth and the times",
         _ask,
-        examples="  jetson-runtime ask build/demo/bundle --image demo/sign.png --prompt 'What shape is in the image?' --budget-ms 800\n"
+        examples="  jetson-runtime ask build/demo/bundle --image demo/sign.png --prompt 'What shape is in the image?' "
+        "--budget-ms 800\n"
         "  jetson-runtime ask build/demo/bundle --prompt 'Hello' --depth d1 --json\n"
         "  jetson-runtime ask build/demo/bundle --prompt 'Hello' --budget-ms 400 --backend simulated",
     )

@@ -36,7 +36,7 @@ def model() -> Any:
         hidden_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
     )
     config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN_ID)
-    return transformers.LlavaForConditionalGeneration(config).double().eval()
+    return transformers.LlavaForConditionalGeneration(config).double().eval().requires_grad_(False)
 
 
 def segment(chance: random.Random) -> tuple[list[int], list[int]]:
