@@ -58,12 +58,11 @@ def main() -> None:
 def ask_at_budgets() -> None:
     """Budgets between the depths' predicted times, on whatever machine this is, and one that no depth can keep."""
     ask = ("jetson-runtime", "ask", BUNDLE, "--image", IMAGE, "--prompt", QUESTION, "--max-tokens", MAX_TOKENS)
-    prompt_tokens = json.loads(run(*ask, "--json", capture=True))["prompt_tokens"]
-    predict = ("engine-calibrate", "show", BUNDLE, "--image", "--prompt-tokens", prompt_tokens)
+    tried = json.loads(run(*ask, "--json", capture=True))
+    predict = ("engine-calibrate", "show", BUNDLE, "--image", "--prompt-tokens", tried["prompt_tokens"])
     shown = json.loads(run(*predict, "--max-tokens", MAX_TOKENS, "--json", capture=True))
-    times = [depth["answer_ms"] for depth in shown["prediction"]["depths"]]
-    # Late in each interval: decoding the picture takes some of the budget before the policy looks.
-    between = [low + 0.85 * (high - low) for low, high in itertools.pairwise([*times, times[-1] * 1.2])]
+    times = [tried["prepare_ms"] + depth["answer_ms"] for depth in shown["prediction"]["depths"]]
+    between = [(low + high) / 2 for low, high in itertools.pairwise([*times, times[-1] * 1.2])]
     answers = []
     for budget_ms in (round(times[0] / 2), *map(round, between)):
         command = (*ask, "--budget-ms", budget_ms)

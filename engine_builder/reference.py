@@ -39,6 +39,7 @@ class Reference:
         Checkpoint(path)  # our own clear errors before transformers' long ones
         self._torch = require("torch", "realign")
         transformers = require("transformers", "realign")
+        transformers.utils.logging.disable_progress_bar()
         model = transformers.LlavaForConditionalGeneration.from_pretrained(path, dtype=self._torch.float32)
         self.model: Any = model.eval()
         self.processor: Any = transformers.AutoProcessor.from_pretrained(path, backend="pil")

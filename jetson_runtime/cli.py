@@ -90,10 +90,12 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 
 def _summary(answer: Answer) -> str:
-    predicted = "none (no budget)" if answer.predicted_ms is None else f"at most {answer.predicted_ms:.0f} ms"
+    predicted = "nothing (no budget)" if answer.predicted_ms is None else f"at most {answer.predicted_ms:.0f} ms"
     first = "no token" if answer.first_token_ms is None else f"first token after {answer.first_token_ms:.0f} ms"
+    prepared = f"{answer.prepare_ms:.0f} ms before the depth was chosen"
     return (
-        f"depth      {answer.depth}\npredicted  {predicted}\nmeasured   {answer.elapsed_ms:.0f} ms, {first}\n"
+        f"depth      {answer.depth}\npredicted  {predicted}\n"
+        f"measured   {answer.elapsed_ms:.0f} ms; {first}, {prepared}\n"
         f"tokens     {len(answer.tokens)} after a prompt of {answer.prompt_tokens}\nfinished   {answer.finish_reason}"
     )
 

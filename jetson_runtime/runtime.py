@@ -39,13 +39,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a request. `finish_reason` is stop, length, deadline or cancelled; times count from the request."""
+    """What came of a request. `finish_reason` is stop, length, deadline or cancelled; times count from the request.
+
+    `prepare_ms` went into waiting, the prompt and the picture before a depth was chosen; `predicted_ms` includes it.
+    """
 
     text: str
     tokens: tuple[Token, ...]
     depth: Depth
     finish_reason: str
     prompt_tokens: int
+    prepare_ms: float
     predicted_ms: float | None
     first_token_ms: float | None
     elapsed_ms: float
@@ -117,7 +121,7 @@ class Runtime:
         with self._lock:
             chain = self.chain
             self._cancelled.clear()
-            job, predicted_ms = self._prepare(request, budget, started_ms)
+            job, prepare_ms, predicted_ms = self._prepare(request, budget, started_ms)
             tokens: list[Token] = []
             finish_reason = ""
             for item in generate.run(chain, self._prompter, job, self._cancelled.is_set):
@@ -133,6 +137,7 @@ class Runtime:
             depth=job.depth,
             finish_reason=finish_reason,
             prompt_tokens=len(job.prompt.token_ids),
+            prepare_ms=prepare_ms,
             predicted_ms=predicted_ms,
             first_token_ms=tokens[0].at_ms if tokens else None,
             elapsed_ms=self._backend.now_ms() - started_ms,
@@ -148,7 +153,8 @@ class Runtime:
             self._chain = None
             self._backend.close()
 
-    def _prepare(self, request: Request, budget: Budget | None, started_ms: float) -> tuple[Job, float | None]:
+    def _prepare(self, request: Request, budget: Budget | None, started_ms: float) -> tuple[Job, float, float | None]:
+        """The job, the time that preparing it took, and the predicted time of the whole answer."""
         if request.max_tokens < 1:
             raise InputError("max_tokens can't be used", found=request.max_tokens, expected="1 or more")
         sample = sampler(request.temperature, request.top_p, request.seed)
@@ -157,8 +163,9 @@ class Runtime:
         limit = min(request.max_tokens, self._room(prompt))
         ladder = self.bundle.manifest.ladder
         depth = ladder.full if request.depth is None else ladder[request.depth]
+        prepare_ms = self._backend.now_ms() - started_ms
         if budget is None:
-            return Job(prompt, pixels, depth, limit, sample, started_ms), None
+            return Job(prompt, pixels, depth, limit, sample, started_ms), prepare_ms, None
         if self.profile is None:
             raise InputError(
                 "a budget can't be kept without a latency profile",
@@ -172,12 +179,12 @@ class Runtime:
             prompt_tokens=len(prompt.token_ids),
             image=pixels is not None,
             tokens=limit,
-            spent_ms=self._backend.now_ms() - started_ms,
+            spent_ms=prepare_ms,
         )
         deadline_ms = started_ms + budget.total_ms(limit)
         step_ms = self.profile.step_ms(choice.depth.decoder) if limit > 1 else 0.0
         job = Job(prompt, pixels, choice.depth, limit, sample, started_ms, deadline_ms, step_ms)
-        return job, choice.predicted_ms
+        return job, prepare_ms, prepare_ms + choice.predicted_ms
 
     def _room(self, prompt: Prompt) -> int:
         """How many tokens fit behind the prompt: the last one of an answer needs no cache entry."""

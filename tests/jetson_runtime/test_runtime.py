@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -212,15 +210,3 @@ def test_an_unknown_backend_is_answered_with_the_known(path: Path) -> None:
 
 def test_exports_are_complete() -> None:
     assert all(hasattr(jetson_runtime, name) for name in jetson_runtime.__all__)
-
-
-def test_a_process_has_one_number_of_threads(path: Path) -> None:
-    code = (
-        "import jetson_runtime; from jetson_runtime import Request\n"
-        f"runtimes = [jetson_runtime.load({str(path)!r}, threads=1) for _ in range(2)]\n"
-        "assert len({runtime.invoke(Request('hello', max_tokens=4)).text for runtime in runtimes}) == 1\n"
-        f"try: jetson_runtime.load({str(path)!r}, threads=2)\n"
-        "except jetson_runtime.HoldfastError as error: print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "another number of threads" in done.stdout, done.stderr
