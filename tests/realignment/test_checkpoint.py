@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from PIL import Image  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 
 from realignment import assemble as assembling  # noqa: E402
 from realignment.decoder import smollm2_weights  # noqa: E402
@@ -137,7 +138,9 @@ def test_decoder_gives_the_logits_of_the_gguf_file(reference: SimpleNamespace, r
     assert torch.equal(mine.argmax(-1), theirs.argmax(-1))
 
 
-def test_image_encoder_gives_the_features_of_the_onnx_graph(reference: SimpleNamespace, reference_cache: Path) -> None:
+def test_image_encoder_gives_the_features_of_the_onnx_graph(
+    reference: SimpleNamespace, reference_cache: Path, tmp_path: Path
+) -> None:
     """The graph's own backbone output (its last hidden state, after the norm) is the other side."""
     onnx = pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -148,8 +151,11 @@ def test_image_encoder_gives_the_features_of_the_onnx_graph(reference: SimpleNam
     pixels = reference.processor.image_processor(picture(), return_tensors="pt")["pixel_values"]
     theirs = torch.from_numpy(session.run([norm], {session.get_inputs()[0].name: pixels.numpy()})[0])
     tower = reference.model.model.vision_tower
-    exact = type(tower)(tower.config).eval()
-    exact.load_state_dict(dinov2_weights(fetch(DINOV2, reference_cache)))
+    # By way of files, because the modules' own names differ between versions of transformers.
+    weights = {name: tensor.contiguous() for name, tensor in dinov2_weights(fetch(DINOV2, reference_cache)).items()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    tower.config.save_pretrained(tmp_path)
+    exact = type(tower).from_pretrained(tmp_path, dtype=torch.float32).eval()
     with torch.no_grad():
         mine, unrounded = (model(pixels).last_hidden_state for model in (tower, exact))
     assert mine.shape == theirs.shape == (1, 257, 384)
