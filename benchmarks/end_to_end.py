@@ -119,7 +119,7 @@ def same_answers() -> Measured:
 )
 def bad_input() -> Measured:
     """Each case is a test that checks file, found, expected and remedy."""
-    command = [sys.executable, "-m", "pytest", "tests/test_bad_input.py", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "tests/test_bad_input.py", "-o", "addopts=", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     summary = done.stdout.strip().splitlines()[-1]
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", summary)}
