@@ -25,7 +25,7 @@ def reference_cache() -> Path:
 
 @pytest.fixture(scope="session")
 def reference_checkpoint(tmp_path_factory: pytest.TempPathFactory, reference_cache: Path) -> Path:
-    """The reference checkpoint: the directory that HOLDFAST_REFERENCE names, or one assembled for this session."""
+    """The reference checkpoint: the directory that HOLDFAST_REFERENCE names, or one assembled for this test run."""
     ready = os.environ.get("HOLDFAST_REFERENCE")
     if ready:
         return Path(ready)
