@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jetson_runtime.console import require
-from realignment.assemble import IMAGE_TOKENS
-from realignment.decoder import IMAGE_TOKEN, IMAGE_TOKEN_ID
+from jetson_runtime.errors import CheckpointError
 
 __all__ = ["IGNORED", "Packed", "Prompts", "pack", "pick_image_tokens"]
 
@@ -32,46 +31,63 @@ class Packed:
 
 
 class Prompts:
-    """Renders the chat template and cuts it where questions about the same picture part."""
+    """One user turn as tokens, cut where prompts about the same picture part.
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        prompt = self._prompt("")
-        self.first_image_token = prompt.index(IMAGE_TOKEN_ID)
-        self.prefix: list[int] = prompt[: self.first_image_token + IMAGE_TOKENS + 1]
+    A prompt with a picture is `prefix`, which ends with the picture's last token, and the tokens of `asked`; a prompt
+    without one is `asked` alone. `image_token_id` marks the `image_tokens` places that the projector fills.
+    """
 
-    def _prompt(self, text: str, answer: str | None = None) -> list[int]:
-        content = [{"type": "image"}, {"type": "text", "text": text}]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if answer is not None:
-            messages.append({"role": "assistant", "content": answer})
-        rendered = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=answer is None
-        ).replace(IMAGE_TOKEN, IMAGE_TOKEN * IMAGE_TOKENS)
-        ids: list[int] = self._tokenizer.encode(rendered, add_special_tokens=False)
+    def __init__(self, processor: Any, image_token_id: int, image_tokens: int) -> None:
+        self.tokenizer, self.image_token_id, self.image_tokens = processor.tokenizer, image_token_id, image_tokens
+        self._processor = processor
+        self._image_token: str = self.tokenizer.convert_ids_to_tokens(image_token_id)
+        prompt = self._prompt("a", image=True)
+        self.first_image_token = prompt.index(image_token_id)
+        self.prefix: list[int] = prompt[: self.first_image_token + image_tokens]
+
+    def _prompt(self, text: str, *, image: bool) -> list[int]:
+        content = [{"type": "image"}] * image + [{"type": "text", "text": text}]
+        messages = [{"role": "user", "content": content}]
+        rendered: str = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        if image:
+            rendered = rendered.replace(self._image_token, self._image_token * self.image_tokens, 1)
+        bos = self.tokenizer.bos_token
+        ids: list[int] = self.tokenizer.encode(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))
         return ids
 
-    def segment(self, text: str, answer: str) -> tuple[list[int], list[int]]:
-        """Tokens after the shared prefix, up to the answer's end mark, and their labels."""
-        asked = self._prompt(text)
-        end = self._tokenizer.eos_token_id
-        full = self._prompt(text, answer)
-        full = full[: len(full) - full[::-1].index(end)]
-        start = len(self.prefix)
-        if full[:start] != self.prefix or full[: len(asked)] != asked:
-            raise AssertionError("the chat template does not keep the prompt as a prefix of the answered prompt")
-        labels = [full[i + 1] if i + 1 >= len(asked) else IGNORED for i in range(start, len(full) - 1)]
-        return full[start:-1], labels
+    def asked(self, text: str, *, image: bool = True) -> list[int]:
+        """The prompt's own tokens: after `prefix` with a picture, all of them without."""
+        prompt = self._prompt(text, image=image)
+        if not image:
+            return prompt
+        if prompt[: len(self.prefix)] != self.prefix:
+            raise CheckpointError(
+                "the chat template puts text before the picture",
+                expected="a template that renders the picture first, as LLaVA's do",
+                remedy="use the template that the checkpoint was trained with",
+            )
+        return prompt[len(self.prefix) :]
+
+    def segment(self, text: str, answer: str, *, image: bool = True) -> tuple[list[int], list[int]]:
+        """The prompt's own tokens and the answer's, without its end mark; and their labels, with it."""
+        return self.answered(
+            self.asked(text, image=image),
+            [*self.tokenizer.encode(answer, add_special_tokens=False), self.tokenizer.eos_token_id],
+        )
+
+    @staticmethod
+    def answered(asked: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
+        """Tokens and labels for `asked` continued by `answer`; the last token of `answer` is a label only."""
+        return [*asked, *answer[:-1]], [*[IGNORED] * (len(asked) - 1), *answer]
 
 
-def pick_image_tokens(prefix: Sequence[int], count: int, generator: Any) -> list[int]:
-    """Indices into `prefix`: everything but the image, and `count` image tokens drawn without order changed."""
+def pick_image_tokens(prompts: Prompts, count: int, generator: Any) -> list[int]:
+    """Indices into the prefix: everything but the picture, and `count` of its tokens, drawn, in their order."""
     torch = require("torch", "realign")
-    image = [i for i, token in enumerate(prefix) if token == IMAGE_TOKEN_ID]
+    first, image = prompts.first_image_token, list(range(prompts.image_tokens))
     if count < len(image):
-        chosen = torch.randperm(len(image), generator=generator)[:count].tolist()
-        image = [image[i] for i in chosen]
-    return sorted([i for i, token in enumerate(prefix) if token != IMAGE_TOKEN_ID] + image)
+        image = torch.randperm(len(image), generator=generator)[:count].sort().values.tolist()
+    return [*range(first), *(first + i for i in image)]
 
 
 def pack(

@@ -15,17 +15,18 @@ import numpy as np
 from jetson_runtime.console import require
 from jetson_runtime.errors import StorageError
 from jetson_runtime.files import sha256_file, storage_errors, write_json
-from realignment.assemble import PROJECTOR_SHAPES, write_checkpoint
+from realignment.assemble import IMAGE_TOKENS, PROJECTOR_SHAPES, write_checkpoint
 from realignment.curve import Curve
+from realignment.decoder import IMAGE_TOKEN_ID
 from realignment.easy_vqa import KINDS, read_questions
 from realignment.features import training_features
-from realignment.measure import accuracy_by_exit
 from realignment.packages import DINOV2, EASY_VQA, SMOLLM2, fetch
 from realignment.packing import Prompts
 from realignment.recipe import STAGES, Recipe, Steps
 from realignment.stages import Material, Regression, Stage, Tuning, Words
 from realignment.training import CURVE, Training
 from realignment.vision import VISION_CONFIG
+from realignment.visual_questions import accuracy_by_exit
 from realignment.whitening import fit_whitening, fold
 from realignment.words import SoftWords, known_words
 
@@ -73,7 +74,7 @@ def train_projector(recipe: Recipe, out: Path, cache: Path, *, resume: bool) -> 
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     material, processor, data = _material(recipe, out, cache)
-    model, training = material.model, Training(recipe, out)
+    model, training = material.model, Training(recipe, out, KINDS)
     words = SoftWords(model, processor.tokenizer)
     projector = model.model.multi_modal_projector.requires_grad_(True)
     stages: tuple[Stage, ...] = (
@@ -114,7 +115,7 @@ def _material(recipe: Recipe, out: Path, cache: Path) -> tuple[Material, Any, Pa
     rows = features[: recipe.train_pictures : max(1, recipe.train_pictures // 512), ::4].astype(np.float32)
     whitening = fit_whitening(torch.from_numpy(rows.reshape(-1, rows.shape[-1])), recipe.whitening_floor)
     known = {number: pair for number, asked in enumerate(questions) if (pair := known_words(asked))}
-    prompts = Prompts(processor.tokenizer)
+    prompts = Prompts(processor, IMAGE_TOKEN_ID, IMAGE_TOKENS)
     return Material(recipe, model, prompts, features, whitening, questions, known), processor, data
 
 

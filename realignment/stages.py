@@ -18,7 +18,7 @@ from realignment.answers import correct, decoder_states
 from realignment.assemble import IMAGE_TOKENS
 from realignment.easy_vqa import KINDS, Question, sample_per_image
 from realignment.packing import IGNORED, Packed, Prompts, pack, pick_image_tokens
-from realignment.recipe import Asking, Recipe, Steps
+from realignment.recipe import Asking, Measured, Recipe, Steps
 from realignment.whitening import Whitening
 from realignment.words import SoftWords
 
@@ -60,18 +60,18 @@ class Stage(Protocol):
         """The name of its state and of its rows in the curve."""
 
     @property
-    def plan(self) -> Steps:
-        """How many steps, of what size."""
+    def plan(self) -> Measured:
+        """How many steps, at what rate."""
 
     @property
-    def leaves(self) -> dict[str, Any]:
+    def leaves(self) -> Mapping[str, Any]:
         """The trained tensors by name."""
 
     def loss(self, step: int) -> Any:
         """The loss of one step, a scalar tensor."""
 
-    def accuracy(self) -> dict[str, float]:
-        """Share of right answers on held-out pictures, by kind; empty where the stage has none."""
+    def held_out(self) -> dict[str, float]:
+        """What is measured on held-out data, by name; empty where the stage has none."""
 
 
 class Words:
@@ -98,7 +98,7 @@ class Words:
         shown = self._words([material.known[n] for n in numbers])[:, None].expand(-1, count, -1)
         return _answer_loss(material.model, packed, shown)
 
-    def accuracy(self) -> dict[str, float]:
+    def held_out(self) -> dict[str, float]:
         """No picture is seen yet."""
         return {}
 
@@ -130,7 +130,7 @@ class Regression:
         wanted = self._words([self._material.known[n] for n in numbers]).detach()[:, None].expand_as(shown)
         return torch.nn.functional.mse_loss(shown, wanted)
 
-    def accuracy(self) -> dict[str, float]:
+    def held_out(self) -> dict[str, float]:
         """Held-out answers with all image tokens."""
         return _held_out(self._material, self._projector)
 
@@ -158,7 +158,7 @@ class Tuning:
         features = np.stack([material.features[n][t] for n, t in zip(numbers, tokens, strict=True)])
         return _answer_loss(material.model, packed, self._projector(material.whitened(features)))
 
-    def accuracy(self) -> dict[str, float]:
+    def held_out(self) -> dict[str, float]:
         """Held-out answers with all image tokens."""
         return _held_out(self._material, self._projector)
 
@@ -168,7 +168,7 @@ def _asked(
 ) -> tuple[Packed, list[list[int]]]:
     """The pictures' packed questions, and which image tokens (0 to 255) each keeps."""
     prompts = material.prompts
-    kept = [pick_image_tokens(prompts.prefix, count, generator) for _ in numbers]
+    kept = [pick_image_tokens(prompts, count, generator) for _ in numbers]
     rows = [
         [prompts.segment(q.text, q.answer) for q in sample_per_image(material.questions[n], questions, chance)]
         for n in numbers

@@ -17,7 +17,7 @@ from realignment.easy_vqa import Question  # noqa: E402
 from realignment.packing import IGNORED, Prompts, pack, pick_image_tokens  # noqa: E402
 
 VOCABULARY, WIDTH, IMAGE = 40, 24, 9
-PREFIX = [1, 5, *[IMAGE_TOKEN_ID] * IMAGE, 7]
+PREFIX = [1, 5, *[IMAGE_TOKEN_ID] * IMAGE]
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +82,17 @@ def test_a_question_does_not_see_another_one(model: Any) -> None:
 
 
 def test_tokens_keep_their_positions_when_image_tokens_are_left_out() -> None:
-    kept = pick_image_tokens(PREFIX, 4, torch.Generator().manual_seed(0))
-    assert [PREFIX[i] for i in kept] == [1, 5, *[IMAGE_TOKEN_ID] * 4, 7]
+    prompts = SimpleNamespace(first_image_token=2, image_tokens=IMAGE)
+    kept = pick_image_tokens(prompts, 4, torch.Generator().manual_seed(0))
+    assert [PREFIX[i] for i in kept] == [1, 5, *[IMAGE_TOKEN_ID] * 4]
     packed = pack(PREFIX, [[([20, 21], [IGNORED, 22])]], [kept])
     assert packed.positions[0].tolist() == [*kept, len(PREFIX), len(PREFIX) + 1]
-    assert packed.tokens[0].tolist() == [1, 5, *[IMAGE_TOKEN_ID] * 4, 7, 20, 21]
+    assert packed.tokens[0].tolist() == [1, 5, *[IMAGE_TOKEN_ID] * 4, 20, 21]
 
 
 def test_a_segment_is_the_chat_template_cut_after_the_image(reference: SimpleNamespace) -> None:
     tokenizer = reference.processor.tokenizer
-    prompts = Prompts(tokenizer)
+    prompts = Prompts(reference.processor, IMAGE_TOKEN_ID, 256)
     tokens, labels = prompts.segment("what shape is present?", "triangle")
     asked = "<|im_start|>user\n<image>\nwhat shape is present?<|im_end|>\n<|im_start|>assistant\ntriangle<|im_end|>"
     whole = tokenizer.encode(asked.replace("<image>", "<image>" * 256))
@@ -125,5 +126,5 @@ def test_right_is_what_greedy_generation_says(reference: SimpleNamespace) -> Non
         for claim in (answer, "blue"):
             questions.append(Question(0, text, claim))
             expected.append(said == claim)
-    assert correct(reference.model, Prompts(reference.processor.tokenizer), shown, questions) == expected
+    assert correct(reference.model, Prompts(reference.processor, IMAGE_TOKEN_ID, 256), shown, questions) == expected
     assert any(expected)

@@ -1,0 +1,110 @@
+"""Batched answers are those that transformers gives to one prompt at a time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from PIL import Image  # noqa: E402
+
+from engine_builder.reference import Reference, drawn_picture  # noqa: E402
+from jetson_runtime.ladder import Depth  # noqa: E402
+from realignment.answering import Said, answer_batch  # noqa: E402
+from realignment.towers import Towers  # noqa: E402
+
+TEXTS = ("Hi.", "What is in the picture?", "Why?", "Say the colour.")
+TOKENS = 9
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_llava: Callable[[str], Path]) -> Path:
+    return tiny_llava("clip-llama")
+
+
+@pytest.fixture(scope="module")
+def towers(folder: Path) -> Towers:
+    return Towers(folder)
+
+
+@pytest.fixture(scope="module")
+def images() -> list[bytes]:
+    """Two pictures as PNG."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(drawn_picture())).transpose(Image.Transpose.ROTATE_180).save(buffer, "PNG")
+    return [drawn_picture(), buffer.getvalue()]
+
+
+def batch(
+    towers: Towers, exit: int, texts: Sequence[Sequence[str]], images: Sequence[bytes] | None, **changes: Any
+) -> list[list[Said]]:
+    """Answers to rows of texts, each about its own picture, at vision exit 2."""
+    shown = None
+    if images is not None:
+        shown = towers.shown([Image.open(io.BytesIO(image)).convert("RGB") for image in images], [2])[2]
+    asked = [[towers.prompts.asked(text, image=images is not None) for text in row] for row in texts]
+    return answer_batch(towers, exit, asked, shown, **{"max_new_tokens": TOKENS, **changes})
+
+
+@pytest.mark.parametrize("exit", [2, 4])
+@pytest.mark.parametrize("pictured", [True, False], ids=["picture", "text"])
+def test_answers_are_those_of_generate(
+    exit: int, pictured: bool, towers: Towers, folder: Path, images: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, expected, first = Reference(folder), [], []
+    for image in images if pictured else [None]:
+        for text in TEXTS:
+            logits, tokens = reference.answer(Depth("d", 2, exit), text, image, TOKENS)
+            expected.append(tokens)
+            first.append(torch.tensor(logits).log_softmax(-1).max())
+    # A token that ends some answers early, one of them at least in the middle, and others not.
+    ends = [{n for n, tokens in enumerate(expected) if stop in tokens} for stop in range(272)]
+    stop = max(range(272), key=lambda token: (0 < len(ends[token]) < len(expected), len(ends[token])))
+    assert 0 < len(ends[stop]) < len(expected)
+    monkeypatch.setattr(towers, "stop_tokens", frozenset({stop}))
+    cut = [tokens[: tokens.index(stop) + 1] if stop in tokens else tokens for tokens in expected]
+    said = batch(towers, exit, [TEXTS, TEXTS] if pictured else [TEXTS], images if pictured else None)
+    flat = [one for row in said for one in row]
+    assert [list(one.tokens) for one in flat] == cut
+    assert [len(one.logprobs) for one in flat] == [len(tokens) for tokens in cut]
+    assert [one.logprobs[0] for one in flat] == pytest.approx([float(value) for value in first], abs=1e-5)
+
+
+def test_log_probabilities_are_those_of_one_pass_over_the_answer(towers: Towers) -> None:
+    [[said]] = batch(towers, 3, [TEXTS[:1]], None)
+    tokens = [*towers.prompts.asked(TEXTS[0], image=False), *said.tokens]
+    with torch.no_grad():
+        states = towers.decoder(3)(input_ids=torch.tensor([tokens])).last_hidden_state
+        chances = towers.model.lm_head(states)[0, -TOKENS - 1 : -1].log_softmax(-1)
+    expected = [float(row[token]) for row, token in zip(chances, said.tokens, strict=True)]
+    assert list(said.logprobs) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("pictured", [True, False], ids=["picture", "text"])
+def test_neighbours_change_nothing(pictured: bool, towers: Towers, images: list[bytes]) -> None:
+    some = images if pictured else None
+    rows = [TEXTS, TEXTS[::-1]] if pictured else [TEXTS]
+    together = batch(towers, 4, rows, some)
+    for number, row in enumerate(rows):
+        for place, text in enumerate(row):
+            [[alone]] = batch(towers, 4, [[text]], some and [images[number]])
+            assert alone.tokens == together[number][place].tokens
+            assert alone.logprobs == pytest.approx(together[number][place].logprobs, abs=1e-5)
+
+
+def test_drawn_answers_repeat_with_their_generator(towers: Towers) -> None:
+    def drawn(seed: int, temperature: float = 1.0) -> list[list[Said]]:
+        return batch(towers, 4, [TEXTS], None, temperature=temperature, generator=torch.Generator().manual_seed(seed))
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    cold, greedy = drawn(1, 1e-6), batch(towers, 4, [TEXTS], None)
+    assert [one.tokens for one in cold[0]] == [one.tokens for one in greedy[0]]
+    # Log-probabilities are the untempered distribution's, which is flat here: far from 0, however cold.
+    assert cold[0][0].logprobs == pytest.approx(greedy[0][0].logprobs, abs=1e-5)
+    assert max(cold[0][0].logprobs) < -1
