@@ -119,7 +119,7 @@ FORMATS: dict[str, Layout] = {
     ),
     "advbench": Layout(text=("goal",), required=("target",), prefix="advbench"),
     "plain": Layout(
-        text=("text", "prompt"),
+        text=("text", "prompt", "instruction"),
         id="id", kind=None, kind_column="kind", category=("category",), image="image", twin="twin",
     ),
 }  # fmt: skip
@@ -143,7 +143,7 @@ def detect_format(path: Path, columns: Sequence[str]) -> str:
 
 
 def read_table(path: Path, content: bytes) -> tuple[list[str], list[dict[str, str]]]:
-    """The column names and the rows of a CSV or JSON-lines file, all values as text, null as the empty text.
+    """The column names and the rows of a CSV, JSON or JSON-lines file, all values as text, null as the empty text.
 
     Raises:
         InputError: not UTF-8, a line that is no JSON object, or a CSV row that does not fit its header.
@@ -154,7 +154,14 @@ def read_table(path: Path, content: bytes) -> tuple[list[str], list[dict[str, st
         raise InputError(
             f"{path} is not UTF-8", found=f"a wrong byte at {error.start}", remedy="save the file as UTF-8"
         ) from None
-    return _json_lines(path, text) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv(path, text)
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return _as_text(_json_list(path, text))
+    if suffix in (".jsonl", ".ndjson"):
+        # str.splitlines would also cut at separators that JSON allows inside a string.
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        return _as_text([_json_object(path, number, line) for number, line in lines])
+    return _csv(path, text)
 
 
 def _csv(path: Path, text: str) -> tuple[list[str], list[dict[str, str]]]:
@@ -176,17 +183,25 @@ def _csv(path: Path, text: str) -> tuple[list[str], list[dict[str, str]]]:
     return columns, rows
 
 
-def _json_lines(path: Path, text: str) -> tuple[list[str], list[dict[str, str]]]:
-    rows: list[dict[str, str]] = []
-    columns: dict[str, None] = {}
-    # str.splitlines would also cut at separators that JSON allows inside a string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        value = _json_object(path, number, line)
-        rows.append({name: "" if item is None else str(item) for name, item in value.items()})
-        columns.update(dict.fromkeys(value))
-    return list(columns), rows
+def _as_text(objects: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[dict[str, str]]]:
+    columns = dict.fromkeys(name for value in objects for name in value)
+    return list(columns), [
+        {name: "" if item is None else str(item) for name, item in value.items()} for value in objects
+    ]
+
+
+def _json_list(path: Path, text: str) -> list[dict[str, Any]]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InputError(
+            f"{path} is not a JSON list of objects",
+            expected="[{...}, ...], with 'text' and 'kind'",
+            remedy="correct the file, or save it as CSV or JSON lines",
+        )
+    return value
 
 
 def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
