@@ -9,6 +9,7 @@
     ├── BudgetError          4   no depth fits the budget
     ├── BackendError         5   an engine can't be loaded or run
     ├── CompileError         5   an engine can't be built
+    ├── TrainingError        5   a training that can't go on
     ├── StorageError         6   disk full, no permission, destination exists
     └── MissingExtraError    7   a package of an extra is not installed
 
@@ -29,6 +30,7 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "StorageError",
+    "TrainingError",
 ]
 
 
@@ -98,6 +100,12 @@ class BackendError(HoldfastError):
 
 class CompileError(HoldfastError):
     """An engine can't be built; carries the compiler's own words."""
+
+    exit_code = 5
+
+
+class TrainingError(HoldfastError):
+    """A training that can't go on; says where its last good state is."""
 
     exit_code = 5
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import contextlib
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,3 +22,19 @@ def reference(reference_checkpoint: Path) -> SimpleNamespace:
     processor = transformers.AutoProcessor.from_pretrained(reference_checkpoint)
     model.requires_grad_(False).eval()
     return SimpleNamespace(model=model, info=info, processor=processor, folder=reference_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def full_disk() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """`with full_disk():` no file may grow beyond 4 KiB: writes fail in the operating system, as on a full disk."""
+
+    @contextlib.contextmanager
+    def full() -> Iterator[None]:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return full
