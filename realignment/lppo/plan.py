@@ -1,0 +1,41 @@
+"""The `ppo` part of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["PpoPlan"]
+
+
+@dataclass(frozen=True)
+class PpoPlan:
+    """L-PPO in `steps` iterations of `groups` groups; a group is `prompts` requests about one picture at one depth.
+
+    `vision_exits` and `decoder_exits` are drawn by the curriculum (`floor`, `memory`); `text_share` of the groups have
+    no picture. Of a picture's requests `visual_share` are questions about it; of the others `harmful_share` are
+    harmful. Each iteration's answers are used in `epochs` epochs of optimizer steps over `groups_per_step` groups.
+    `clip`, `gamma`, `gae_decay`, `kl_weight` and `value_weight` are the paper's epsilon, gamma, lambda, eta and c1.
+    """
+
+    steps: int
+    rank: int
+    groups: int
+    groups_per_step: int
+    prompts: int
+    epochs: int
+    vision_exits: tuple[int, ...]
+    decoder_exits: tuple[int, ...]
+    text_share: float
+    harmful_share: float
+    visual_share: float
+    max_new_tokens: int
+    temperature: float
+    clip: float
+    gamma: float
+    gae_decay: float
+    kl_weight: float
+    value_weight: float
+    learning_rate: float
+    warmup_steps: int
+    floor: float
+    memory: float
