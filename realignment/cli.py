@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jetson_runtime.console import Commands, command_line, run, subcommand
-from jetson_runtime.errors import InputError
 from jetson_runtime.files import canonical_json
-from realignment.packages import EASY_VQA, default_cache, fetch
+from realignment.assemble import STAGES, assemble
+from realignment.measure_command import add_measure
+from realignment.packages import default_cache
 from realignment.recipe import PROJECTOR_RECIPE, read_recipe
+from realignment.stage_commands import add_stages
 
 __all__ = ["main"]
 
@@ -21,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, commands = command_line("realign", "Assemble, train and realign vision-language checkpoints.")
     _add_assemble(commands)
     _add_projector(commands)
-    _add_measure(commands)
+    _cache_option(add_measure(commands))
+    for parser_of_stage in add_stages(commands):
+        _cache_option(parser_of_stage)
     return run(parser, argv)
 
 
@@ -39,11 +43,17 @@ def _add_assemble(commands: Commands) -> None:
     parser = subcommand(
         commands,
         "assemble",
-        "Write the reference checkpoint, a LLaVA directory, out of pinned packages and the trained projector.",
+        "Write the reference checkpoint, a LLaVA directory, out of pinned packages, the trained projector and adapters.",
         _assemble,
-        examples="  realign assemble reference\n  realign assemble reference --force --json",
+        examples="  realign assemble reference\n  realign assemble before --stage aligned --force --json",
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="the directory to write")
+    parser.add_argument(
+        "--stage",
+        choices=STAGES,
+        default="realigned",
+        help="after which stage: projector trained, aligned at full depth, decoder exits trained, or realigned (default)",
+    )
     _cache_option(parser)
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--json", action="store_true", help="print the provenance as JSON")
@@ -65,25 +75,8 @@ def _add_projector(commands: Commands) -> None:
     _cache_option(parser)
 
 
-def _add_measure(commands: Commands) -> None:
-    parser = subcommand(
-        commands,
-        "measure-projector",
-        "Measure a checkpoint's visual question answering at every exit of its image encoder.",
-        _measure,
-        examples="  realign measure-projector reference --questions 600",
-    )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="what `realign assemble` wrote")
-    parser.add_argument("--questions", type=int, default=600, help="test questions asked at each exit (default: 600)")
-    parser.add_argument("--seed", type=int, default=0, help="which questions are drawn (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
-    _cache_option(parser)
-
-
 def _assemble(arguments: argparse.Namespace) -> int:
-    from realignment.assemble import assemble
-
-    provenance = assemble(arguments.out, arguments.cache, replace=arguments.force)
+    provenance = assemble(arguments.out, arguments.cache, stage=arguments.stage, replace=arguments.force)
     if arguments.json:
         sys.stdout.write(canonical_json(provenance))
     else:
@@ -92,30 +85,14 @@ def _assemble(arguments: argparse.Namespace) -> int:
 
 
 def _projector(arguments: argparse.Namespace) -> int:
-    from realignment.measure import accuracy_table
     from realignment.projector import train_projector
+    from realignment.visual_questions import accuracy_table
 
     recipe = read_recipe(arguments.recipe)
     record = train_projector(recipe, arguments.out, arguments.cache, resume=arguments.resume)
     print(accuracy_table(record["accuracy"]))
     if not record["complete"]:
         print(f"stopped by the time limit of {recipe.max_minutes:g} minutes; the record says at which step")
-    return 0
-
-
-def _measure(arguments: argparse.Namespace) -> int:
-    from realignment.measure import accuracy_by_exit, accuracy_table
-    from realignment.projector import load_checkpoint
-
-    if not (arguments.checkpoint / "config.json").is_file():
-        raise InputError(
-            f"{arguments.checkpoint} is not a checkpoint", expected="config.json", remedy="run `realign assemble` first"
-        )
-    data = fetch(EASY_VQA, arguments.cache)
-    model, processor = load_checkpoint(arguments.checkpoint)
-    exits = range(1, model.config.vision_config.num_hidden_layers + 1)
-    accuracy = accuracy_by_exit(model, processor, data, questions=arguments.questions, seed=arguments.seed, exits=exits)
-    sys.stdout.write(canonical_json(accuracy) if arguments.json else accuracy_table(accuracy) + "\n")
     return 0
 
 

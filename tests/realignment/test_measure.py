@@ -14,9 +14,9 @@ from jetson_runtime.errors import ConfigError
 from realignment.assemble import PROJECTOR_FILE, PROJECTOR_RECORD
 from realignment.cli import main
 from realignment.easy_vqa import KINDS
-from realignment.measure import accuracy_by_exit, accuracy_table, drawn_questions
 from realignment.packages import EASY_VQA, fetch
 from realignment.recipe import PROJECTOR_RECIPE, read_recipe
+from realignment.visual_questions import accuracy_by_exit, accuracy_table, drawn_questions
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,11 @@ def record() -> dict[str, Any]:
 
 
 def test_the_sample_is_seeded_and_even_over_pictures(data: Path) -> None:
-    sample = drawn_questions(data, 60, 1)
-    assert sample == drawn_questions(data, 60, 1) != drawn_questions(data, 60, 2)
+    drawn = drawn_questions(data, 60, 1)
+    assert drawn == drawn_questions(data, 60, 1)
+    sample = drawn.by_picture
+    assert sample != drawn_questions(data, 60, 2).by_picture
+    assert sum(drawn.asked().values()) == len(drawn.all) == 60
     assert sum(len(asked) for asked in sample.values()) == 60
     assert max(len(asked) for asked in sample.values()) <= 6
     assert 10 <= len(sample) <= 13
@@ -80,8 +83,6 @@ def test_the_table_has_a_line_per_exit_and_shares_that_follow_from_the_counts() 
 
 
 def test_the_commands_say_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["measure-projector", str(tmp_path)]) == 2
-    assert "is not a checkpoint" in capsys.readouterr().err
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"seed": 1}), encoding="utf-8")
     assert main(["projector", "--recipe", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "out")]) == 2
     assert "missing or unknown entries" in capsys.readouterr().err
