@@ -16,12 +16,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path("build/demo")
-REFERENCE = Path("build/reference")
-BUNDLE, BUNDLE_FP16, ENGINES = OUT / "bundle", OUT / "bundle-fp16", OUT / "engines-rtx-sm86"
+REFERENCE, ALIGNED = Path("build/reference"), Path("build/aligned")
+BUNDLE, BUNDLE_ALIGNED = OUT / "bundle", OUT / "bundle-aligned"
+BUNDLE_FP16, ENGINES = OUT / "bundle-fp16", OUT / "engines-rtx-sm86"
 IMAGE = Path("demo/sign.png")
 QUESTION = "What shape is in the image?"
 MAX_TOKENS = 8
-REFUSAL_ITEMS = 48
+REFUSAL_ITEMS = 40
+BEFORE = "aligned only"
 
 
 def main() -> None:
@@ -29,8 +31,9 @@ def main() -> None:
     start = time.monotonic()
     shutil.rmtree(ROOT / OUT, ignore_errors=True)
     (ROOT / OUT).mkdir(parents=True)
-    heading("A vision-language checkpoint, assembled from weights that pip packages carry")
+    heading("A vision-language checkpoint out of weights that pip packages carry, realigned, and as it was before")
     run("realign", "assemble", REFERENCE, "--force")
+    run("realign", "assemble", ALIGNED, "--stage", "aligned", "--force")
     heading("What each depth will weigh, before anything is built")
     run("engine-build", "plan", REFERENCE, "--config", "demo/build.yaml", "--target", "orin-nano-8")
     heading("One bundle, one engine per exit; then parity with PyTorch")
@@ -43,16 +46,28 @@ def main() -> None:
     run("engine-calibrate", "latency", BUNDLE)
     heading("The same question at several budgets: the runtime picks the depth")
     ask_at_budgets()
-    heading(f"Refusals at every depth ({REFUSAL_ITEMS} of the set's items; the full set takes longer)")
-    refusals = OUT / "refusals.json"
-    run("refusal-check", "run", BUNDLE, "--limit", REFUSAL_ITEMS, "--max-tokens", 24, "--out", refusals)
-    heading("One page that shows all of it")
+    before, after = measure_refusals()
+    heading("One page that shows all of it, and refusals before and after realignment")
     page = OUT / "report.html"
     run(
-        *("refusal-check", "page", BUNDLE, "--engines", ENGINES, "--refusals", refusals),
+        *("refusal-check", "page", BUNDLE, "--engines", ENGINES, "--refusals", after),
+        *("--before", before, "--before-name", BEFORE, "--before-bundle", BUNDLE_ALIGNED),
         *("--answers", OUT / "answers.json", "--accuracy", "realignment/data/projector.json", "--out", page),
     )
     print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Open {page}")
+
+
+def measure_refusals() -> tuple[Path, Path]:
+    """The same prompts at every depth of both bundles; the reports before and after realignment."""
+    heading(f"The checkpoint before realignment ({BEFORE}), exported with the same ladder")
+    run("engine-build", "export", ALIGNED, "--config", "demo/build.yaml", "--out", BUNDLE_ALIGNED)
+    before, after = OUT / "refusals-before.json", OUT / "refusals.json"
+    asking = ("--limit", REFUSAL_ITEMS, "--max-tokens", 24, "--out")
+    heading(f"Refusals at every depth, before ({REFUSAL_ITEMS} of the set's items; the full set takes longer)")
+    run("refusal-check", "run", BUNDLE_ALIGNED, *asking, before)
+    heading("Refusals at every depth, after: the same prompts")
+    run("refusal-check", "run", BUNDLE, *asking, after)
+    return before, after
 
 
 def ask_at_budgets() -> None:

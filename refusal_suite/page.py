@@ -21,6 +21,8 @@ from refusal_suite import page_summary
 from refusal_suite.charts import ms
 from refusal_suite.page_facts import Workload
 from refusal_suite.page_inputs import Question, read_answers, read_engines
+from refusal_suite.page_pair import Pair, compare, pair_table
+from refusal_suite.page_pair_view import pair_digests, pair_not_run, pair_view
 from refusal_suite.page_reports import Accuracy, RefusalReport, read_accuracy, read_refusals
 from refusal_suite.page_view import (
     accuracy_view,
@@ -57,6 +59,7 @@ class Inputs:
     bundle: Bundle
     engines: Sequence[Manifest] = ()
     refusals: Sequence[RefusalReport] = ()
+    pair: Pair | None = None
     questions: Sequence[Question] = ()
     accuracy: Accuracy | None = None
     not_run: Sequence[str] = ()
@@ -73,7 +76,9 @@ def add_page(commands: Commands) -> None:
         _page,
         examples="  refusal-check page build/demo/bundle --out report.html\n"
         "  refusal-check page build/demo/bundle --engines build/engines --refusals refusals.json \\\n"
-        "      --answers answers.json --accuracy projector.json --not-run 'No drive test.' --out report.html",
+        "      --answers answers.json --accuracy projector.json --not-run 'No drive test.' --out report.html\n"
+        "  refusal-check page build/demo/bundle --refusals after.json --before before.json \\\n"
+        "      --before-name 'aligned only' --before-bundle build/demo/bundle-aligned --out report.html",
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle directory; its profiles give the times")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page (HTML)")
@@ -88,6 +93,7 @@ def add_page(commands: Commands) -> None:
         parser.add_argument(
             f"--{name}", type=Path, action="append", default=[], metavar="FILE", help=f"{words}; may be repeated"
         )
+    _before_options(parser)
     parser.add_argument("--accuracy", type=Path, metavar="FILE", help="projector.json of 'realign projector'")
     parser.add_argument(
         "--not-run", action="append", default=[], metavar="TEXT", help="a thing that was not done; may be repeated"
@@ -97,23 +103,61 @@ def add_page(commands: Commands) -> None:
     )
 
 
+def _before_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--before", type=Path, metavar="FILE",
+        help="a report of 'refusal-check run' on the model before a change: both columns, beside the one --refusals",
+    )  # fmt: skip
+    parser.add_argument(
+        "--before-name", default="", metavar="TEXT", help="what --before measured, in a few words: 'aligned only'"
+    )
+    parser.add_argument(
+        "--before-bundle", type=Path, metavar="DIR",
+        help="the bundle of --before, of which only the manifest is read: it names the checkpoint",
+    )  # fmt: skip
+
+
 def _page(arguments: argparse.Namespace) -> int:
     if arguments.answer_tokens < 1:
         raise InputError("--answer-tokens can't be used", found=arguments.answer_tokens, expected="1 or more")
     bundle = open_bundle(arguments.bundle)
+    refusals = [read_refusals(path) for path in arguments.refusals]
+    pair = _pair(arguments, bundle, refusals)
+    reports = [*arguments.refusals, *([arguments.before] if pair else [])]
     inputs = Inputs(
         bundle=bundle,
         engines=[_same_model(bundle, path) for path in arguments.engines],
-        refusals=[read_refusals(path) for path in arguments.refusals],
+        refusals=refusals,
+        pair=pair,
         questions=[question for path in arguments.answers for question in read_answers(path)],
         accuracy=None if arguments.accuracy is None else read_accuracy(arguments.accuracy),
         not_run=arguments.not_run,
-        files=[*arguments.refusals, *arguments.answers, *([arguments.accuracy] if arguments.accuracy else [])],
+        files=[*reports, *arguments.answers, *([arguments.accuracy] if arguments.accuracy else [])],
         answer_tokens=arguments.answer_tokens,
     )
     _write(arguments.out, render(inputs))
+    if pair is not None:
+        print(f"{pair_table(pair)}\n")
     print(f"page: {arguments.out}")
     return 0
+
+
+def _pair(arguments: argparse.Namespace, bundle: Bundle, refusals: Sequence[RefusalReport]) -> Pair | None:
+    if arguments.before is None:
+        for option in ("before_name", "before_bundle"):
+            if getattr(arguments, option):
+                name = option.replace("_", "-")
+                raise InputError(f"--{name} says nothing without --before", remedy="give the report with --before")
+        return None
+    if len(refusals) != 1:
+        raise InputError(
+            "--before needs one report to stand beside",
+            found=f"{len(refusals)} --refusals",
+            expected="one",
+            remedy="give the report after the change with --refusals",
+        )
+    manifest = None if arguments.before_bundle is None else read_engines(arguments.before_bundle)
+    return compare(read_refusals(arguments.before), refusals[0], arguments.before_name, manifest, bundle.manifest)
 
 
 def _same_model(bundle: Bundle, path: Path) -> Manifest:
@@ -170,7 +214,7 @@ def _context(inputs: Inputs) -> dict[str, Any]:
         "sections": SECTIONS,
         "workload": work,
         "commands": page_summary.commands(bundle),
-        "tiles": page_summary.tiles(bundle, profiles, own),
+        "tiles": page_summary.tiles(bundle, profiles, own, inputs.pair),
         "ladder": ladder_view(bundle),
         "bundles": bundles_view(bundles),
         "engines": engines_view(bundles),
@@ -178,8 +222,16 @@ def _context(inputs: Inputs) -> dict[str, Any]:
         "questions": answers_view(inputs.questions),
         "accuracy": None if inputs.accuracy is None else accuracy_view(inputs.accuracy, manifest.ladder),
         "refusals": [refusals_view(report, manifest.engines_digest) for report in inputs.refusals],
-        "not_run": page_summary.not_run(bundle, every, inputs.engines, inputs.refusals, inputs.not_run),
-        "provenance": page_summary.provenance(bundle, compiled, every, inputs.files),
+        "comparison": None if inputs.pair is None else pair_view(inputs.pair),
+        "not_run": [
+            *page_summary.not_run(bundle, every, inputs.engines, inputs.refusals, inputs.not_run),
+            *([] if inputs.accuracy is None else page_summary.accuracy_not_run(manifest)),
+            *([] if inputs.pair is None else pair_not_run(inputs.pair, manifest.ladder)),
+        ],
+        "provenance": [
+            *page_summary.provenance(bundle, compiled, every, inputs.files),
+            *([] if inputs.pair is None else pair_digests(inputs.pair)),
+        ],
     }
 
 

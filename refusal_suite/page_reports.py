@@ -48,7 +48,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class DepthRefusals:
-    """One depth; the groups hold, by name, kind and label, how many answers there were."""
+    """One depth; the groups hold, by name, kind and label, how many answers there were.
+
+    `prompts` are the (id, kind) of what was asked, None in a report without single answers.
+    """
 
     name: str
     vision: int
@@ -57,6 +60,7 @@ class DepthRefusals:
     benign: Kind
     by_category: Mapping[str, Mapping[str, Mapping[str, int]]]
     by_image: Mapping[str, Mapping[str, Mapping[str, int]]]
+    prompts: frozenset[tuple[str, str]] | None
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,15 @@ class RefusalReport:
 
     file: str
     model: str
+    bundle_digest: str
     engines_digest: str
     backend: str
     judge: str
     max_tokens: int
     interval: str
+    confidence: float
     sets: tuple[str, ...]
+    set_digests: tuple[tuple[str, str], ...]
     samples: tuple[str, ...]
     depths: tuple[DepthRefusals, ...]
 
@@ -104,14 +111,17 @@ def read_refusals(path: Path) -> RefusalReport:
         report = RefusalReport(
             file=path.name,
             model=f"{bundle['model']['id']} {bundle['model']['version']}",
+            bundle_digest=bundle["bundle_digest"],
             engines_digest=bundle["engines_digest"],
             backend=value["backend"],
             judge=value["judge"],
             max_tokens=value["max_tokens"],
             interval=f"{interval['method']}, {100 * interval['confidence']:g}\u00a0%",
+            confidence=float(interval["confidence"]),
             sets=tuple(
                 f"{name}: {n[HARMFUL]} harmful, {n[BENIGN]} benign (sha256 {sha[:12]}…)" for name, sha, n, _ in sets
             ),
+            set_digests=tuple((name, sha) for name, sha, _, _ in sets),
             samples=tuple(
                 f"{part['n']} of the {part['of']} prompts of {name}" for name, _, _, part in sets if part is not None
             ),
@@ -150,7 +160,18 @@ def _depth(value: Mapping[str, Any]) -> DepthRefusals:
         benign=benign,
         by_category=value["by_category"],
         by_image=value["by_image"],
+        prompts=_prompts(value),
     )
+
+
+def _prompts(value: Mapping[str, Any]) -> frozenset[tuple[str, str]] | None:
+    if "items" not in value:
+        return None
+    prompts = [(str(item["id"]), str(item["kind"])) for item in value["items"]]
+    for kind in (HARMFUL, BENIGN):
+        if len({id_ for id_, its in prompts if its == kind}) != sum(value["counts"][kind].values()):
+            raise ValueError(f"depth {value['name']}: the items are not the {kind} prompts that were counted")
+    return frozenset(prompts)
 
 
 def read_accuracy(path: Path) -> Accuracy:

@@ -14,10 +14,11 @@ from jetson_runtime.manifest import Manifest
 from jetson_runtime.profile import LatencyProfile
 from refusal_suite.charts import ms
 from refusal_suite.page_facts import sizes
+from refusal_suite.page_pair import Pair, stages_of, untrained_words
 from refusal_suite.page_reports import RefusalReport
 from refusal_suite.page_view import backend_words, megabytes, percent
 
-__all__ = ["Commands", "commands", "date_words", "machine_words", "not_run", "provenance", "tiles"]
+__all__ = ["Commands", "accuracy_not_run", "commands", "date_words", "machine_words", "not_run", "provenance", "tiles"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def date_words(profile: LatencyProfile) -> str | None:
 
 
 def tiles(
-    bundle: Bundle, profiles: Sequence[Mapping[str, Any]], refusals: Sequence[RefusalReport]
+    bundle: Bundle, profiles: Sequence[Mapping[str, Any]], refusals: Sequence[RefusalReport], pair: Pair | None = None
 ) -> list[dict[str, str]]:
     """Four figures: depths, bytes, time to first token, refusals."""
     ladder, measured = bundle.manifest.ladder, sizes(bundle.manifest)
@@ -75,7 +76,7 @@ def tiles(
         _tile("Depths", str(len(ladder)), depths),
         _tile("Engines and weights", megabytes(measured.stored), stored),
         _first_token_tile(profiles),
-        _refusal_tile(refusals),
+        _refusal_tile(refusals, pair),
     ]
 
 
@@ -91,14 +92,21 @@ def _first_token_tile(profiles: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return _tile(label, f"{ms(first.first.p99).split()[0]} to {ms(last.first.p99)}", note)
 
 
-def _refusal_tile(refusals: Sequence[RefusalReport]) -> dict[str, str]:
+def _refusal_tile(refusals: Sequence[RefusalReport], pair: Pair | None) -> dict[str, str]:
     label = "Harmful requests refused"
     if not refusals:
         return _tile(label, "Not measured", "no refusal report of these engines was given")
-    depths = refusals[0].depths
-    worst, deepest = min(depths, key=lambda row: row.harmful.refused.rate), depths[-1]
-    note = f"at {deepest.name}; at the worst depth, {worst.name}, {percent(worst.harmful.refused.rate)}"
+    deepest, note = refusals[0].depths[-1], _worst_words(refusals[0])
+    if pair is not None:
+        before = pair.before.report
+        rate = before.depths[-1].harmful.refused.rate
+        note += f". {pair.before.label}, {percent(rate)} {_worst_words(before)}"
     return _tile(label, percent(deepest.harmful.refused.rate), note)
+
+
+def _worst_words(report: RefusalReport) -> str:
+    worst, deepest = min(report.depths, key=lambda row: row.harmful.refused.rate), report.depths[-1]
+    return f"at {deepest.name}; at the worst depth, {worst.name}, {percent(worst.harmful.refused.rate)}"
 
 
 def _tile(label: str, value: str, note: str) -> dict[str, str]:
@@ -157,8 +165,19 @@ def _refusals_not_run(bundle: Bundle, refusals: Sequence[RefusalReport]) -> Iter
         yield from (f"{report.file} asked {part}." for part in report.samples)
     if not bundle.manifest.admissions:
         yield "The bundle carries no admissions: no verdict on any depth is bound to these engines."
+    yield from untrained_words(stages_of(bundle.manifest), bundle.manifest.ladder, "this bundle's checkpoint")
     if not own:
         yield "No refusals were measured on this bundle: nothing here says that any depth is safe."
+
+
+def accuracy_not_run(manifest: Manifest) -> Iterator[str]:
+    """The accuracy record is that of the projector's training; stages after it changed the decoder."""
+    adapters = stages_of(manifest).adapters
+    if adapters:
+        yield (
+            "The right answers per vision exit are those of the checkpoint when its projector had been trained. Stages "
+            f"after that ({', '.join(adapters)}) trained it further; its answers to these questions may have changed."
+        )
 
 
 def provenance(

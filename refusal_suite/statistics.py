@@ -1,13 +1,14 @@
-"""Intervals for rates."""
+"""Intervals for rates, and for differences of rates on the same prompts."""
 
 from __future__ import annotations
 
 from math import sqrt
 from statistics import NormalDist
 
-__all__ = ["CONFIDENCE", "wilson"]
+__all__ = ["CONFIDENCE", "tango", "wilson"]
 
 CONFIDENCE = 0.95
+_HALVINGS = 60
 
 
 def wilson(hits: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -18,3 +19,34 @@ def wilson(hits: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, fl
     scale = 1 + z * z / n
     # At the ends the interval touches 0 or 1 exactly; rounding would put it a little inside.
     return (0.0 if hits == 0 else (middle - half) / scale), (1.0 if hits == n else (middle + half) / scale)
+
+
+def tango(b: int, c: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Tango's two-sided score interval (1998) of the difference `(b - c) / n` of two rates on the same `n` prompts.
+
+    `b` counts the prompts that were hits under the first condition only, `c` those under the second only; `n` is
+    positive. Within -1..1; it is of use also where `b` and `c` are 0.
+    """
+    z, estimate = NormalDist().inv_cdf(0.5 + confidence / 2), (b - c) / n
+
+    def end(bound: float) -> float:
+        # The score grows with the distance from the estimate: the end is where it reaches z.
+        inside, outside = estimate, bound
+        for _ in range(_HALVINGS):
+            middle = (inside + outside) / 2
+            if (b - c - n * middle) ** 2 > z * z * _variance(b, c, n, middle):
+                outside = middle
+            else:
+                inside = middle
+        return inside
+
+    return end(-1.0), end(1.0)
+
+
+def _variance(b: int, c: int, n: int, difference: float) -> float:
+    """Of `b - c`, if `difference` is the true one; the rate behind `c` is its most likely value under it."""
+    linear = (2 * n - b + c) * difference - b - c
+    # Never negative but by rounding.
+    root = sqrt(max(0.0, linear**2 + 8 * n * c * difference * (1 - difference)))
+    rate = (root - linear) / (4 * n)
+    return n * (2 * rate + difference * (1 - difference))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from page_before import make_before
 from page_bundle import LADDER, answered, make_bundle, make_profile, make_refusals
 from PIL import Image
 
@@ -18,6 +20,14 @@ pytestmark = pytest.mark.browser
 
 # Reports how wide the page is against its window; it runs in the test's copy only, the page itself has no script.
 MEASURE = "<script>document.title = document.documentElement.scrollWidth + '/' + window.innerWidth</script>"
+
+# Where the browser put both forms of the picture, and both columns of the first row of the table below it.
+COLUMNS = """<script>
+const names = ['[aria-labelledby=pair-wide-title]', '[aria-labelledby=pair-narrow-title]',
+  '.sides td', '.sides td + td'];
+const boxes = names.map(name => document.querySelector(name).getBoundingClientRect());
+document.title = JSON.stringify(boxes.map(box => [box.left, box.top, box.width]));
+</script>"""
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +58,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--out",
         str(folder / "page.html"),
     ]
-    for name in ("refusals", "answers"):
+    write_json(folder / "before.json", make_before(make_refusals(bundle)))
+    for name in ("refusals", "answers", "before"):
         arguments += [f"--{name}", str(folder / f"{name}.json")]
+    arguments += ["--before-name", "aligned only"]
     assert main(arguments) == 0
     return folder / "page.html"
 
@@ -90,11 +102,27 @@ def test_the_page_is_drawn(chromium: str, page: Path, tmp_path: Path, width: int
     assert max(share.values()) < 0.95
 
 
-@pytest.mark.parametrize("width", [500, 800, 1280])
-def test_nothing_sticks_out_to_the_side(chromium: str, page: Path, tmp_path: Path, width: int) -> None:
+def scripted(chromium: str, page: Path, tmp_path: Path, width: int, script: str) -> str:
+    """The title that a script gives to a copy of the page."""
     copy = tmp_path / "copy.html"
     text = page.read_text(encoding="utf-8").replace("default-src 'none'; ", "")
-    copy.write_text(text.replace("</body>", f"{MEASURE}</body>"), encoding="utf-8")
+    copy.write_text(text.replace("</body>", f"{script}</body>"), encoding="utf-8")
     dom = browse(chromium, copy, tmp_path, f"--window-size={width},2000", "--dump-dom").stdout
-    needed, given = dom.split("<title>", 1)[1].split("</title>", 1)[0].split("/")
+    return dom.split("<title>", 1)[1].split("</title>", 1)[0]
+
+
+@pytest.mark.parametrize("width", [500, 800, 1280])
+def test_nothing_sticks_out_to_the_side(chromium: str, page: Path, tmp_path: Path, width: int) -> None:
+    needed, given = scripted(chromium, page, tmp_path, width, MEASURE).split("/")
     assert int(needed) <= int(given) == width
+
+
+@pytest.mark.parametrize("width", [500, 1280])
+def test_before_and_after_are_both_drawn(chromium: str, page: Path, tmp_path: Path, width: int) -> None:
+    wide, narrow, before, after = json.loads(scripted(chromium, page, tmp_path, width, COLUMNS))
+    assert (wide[2] > 0, narrow[2] > 0) == (width == 1280, width == 500)
+    assert before[2] > 100 and after[2] > 100
+    if width == 1280:
+        assert before[1] == after[1] and after[0] >= before[0] + before[2]
+    else:
+        assert before[0] == after[0] and after[1] > before[1]

@@ -120,6 +120,37 @@ def test_json_lines_keep_kind_category_image_and_twin(tmp_path: Path) -> None:
     assert (first.twin, second.twin, second.text) == ("y", "x", "two")
 
 
+def test_a_json_list_is_read_like_json_lines(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": " ask one", "category": "c", "more": {"a": 1}},
+        {"instruction": "ask two", "category": None},
+    ]
+    path = write(tmp_path / "set.json", json.dumps(rows, indent=1))
+
+    first, second = load_prompts(path, kind=HARMFUL).prompts
+
+    assert [(p.id, p.text, p.kind, p.category) for p in (first, second)] == [
+        ("set_1", "ask one", HARMFUL, "c"),
+        ("set_2", "ask two", HARMFUL, "none"),
+    ]
+    lines = load_prompts(write(tmp_path / "set.jsonl", "\n".join(map(json.dumps, rows))), kind=HARMFUL)
+    assert lines.prompts == (first, second)
+
+
+@pytest.mark.parametrize("text", ['{"instruction": "SECRET"}', '["SECRET"]', '[{"instruction": "SECRET"', "null", ""])
+def test_what_is_no_json_list_of_objects_is_told(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"set\.json is not a JSON list of objects") as caught:
+        load_prompts(write(tmp_path / "set.json", text), kind=HARMFUL)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_json_list_without_a_text_column_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="columns fit no known prompt format"):
+        load_prompts(write(tmp_path / "set.json", '[{"words": "one"}]'), kind=HARMFUL)
+    with pytest.raises(InputError, match="the text is empty"):
+        load_prompts(write(tmp_path / "set.json", '[{"text": "one"}, {"instruction": null}]'), kind=HARMFUL)
+
+
 def test_kind_applies_only_where_the_row_does_not_say(tmp_path: Path) -> None:
     path = write(tmp_path / "set.csv", "text,kind\none,\ntwo,harmful\n")
 
