@@ -14,6 +14,7 @@ from jetson_runtime.files import canonical_json, read_json, sha256_file, staged_
 from realignment.adapters import add, read_adapter
 from realignment.decoder import DECODER_CONFIG, IMAGE_TOKEN, IMAGE_TOKEN_ID, smollm2_tokenizer, smollm2_weights
 from realignment.packages import DINOV2, SMOLLM2, Package, fetch
+from realignment.tensors import save_tensors
 from realignment.vision import VISION_CONFIG, dinov2_weights
 
 __all__ = [
@@ -148,7 +149,6 @@ def write_checkpoint(
     `record` says where the projector comes from.
     """
     torch = require("torch", "realign")
-    save_file = require("safetensors.torch", "realign").save_file
     loaded = {name: load_adapter(name) for name in adapters}
     with staged_directory(out, replace=replace) as folder:
         tensors = read_parts(cache)
@@ -156,8 +156,7 @@ def write_checkpoint(
         for adapter, scale, _ in loaded.values():
             # Rounded to float16 after each, as the stages did when they were trained on one another.
             tensors = add(tensors, adapter, scale)
-        save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
-        (folder / "model.safetensors").chmod(0o644)
+        save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
         tokenizer = smollm2_tokenizer(fetch(SMOLLM2, cache))
         (folder / "tokenizer.json").write_text(
             json.dumps(tokenizer, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
@@ -231,6 +230,9 @@ def _configs() -> dict[str, dict[str, Any]]:
         "processor_config.json": processor,
         "tokenizer_config.json": tokenizer,
     }
+
+
+_SAID = ("adapter", "command", "steps", "tools")
 
 
 def _provenance(folder: Path, record: dict[str, Any], adapters: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from realignment.packages import DINOV2, EASY_VQA, SMOLLM2, fetch
 from realignment.packing import Prompts
 from realignment.recipe import STAGES, Recipe, Steps
 from realignment.stages import Material, Regression, Stage, Tuning, Words
+from realignment.tensors import save_tensors
 from realignment.training import CURVE, Training
 from realignment.vision import VISION_CONFIG
 from realignment.visual_questions import accuracy_by_exit
@@ -121,13 +122,9 @@ def _material(recipe: Recipe, out: Path, cache: Path) -> tuple[Material, Any, Pa
 
 def _write_projector(tensors: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """Write the projector as float16, the checkpoint's type; returns what was written, as float32."""
-    torch, save_file = require("torch", "realign"), require("safetensors.torch", "realign").save_file
+    torch = require("torch", "realign")
     halves = {name: value.detach().to(torch.float16).contiguous() for name, value in tensors.items()}
-    partial = file.with_name(f".{file.name}.partial")
-    with storage_errors(file):
-        save_file(halves, str(partial))
-        partial.chmod(0o644)
-        partial.replace(file)
+    save_tensors(file, halves, {})
     return {name: value.float() for name, value in halves.items()}
 
 

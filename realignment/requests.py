@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pool:
-    """Requests to train on, and those that only steer a training (`held_out`); `sources` goes into records."""
+    """Requests to train on, and those kept from the supervised stages (`held_out`); `sources` goes into records."""
 
     train: tuple[Request, ...]
     held_out: tuple[Request, ...]

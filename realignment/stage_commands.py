@@ -40,8 +40,7 @@ def add_stages(commands: Commands) -> list[argparse.ArgumentParser]:
         "L-PPO: refusals that hold at every exit of both towers, in one run.",
         _ppo,
         examples="  realign ppo exits/checkpoint --data data --out realigned\n"
-        "  realign ppo exits/checkpoint --data data --out realigned --reward-model reward/model\n"
-        "  accelerate launch --num_processes 4 -m realignment.cli ppo exits/checkpoint --data data --out realigned",
+        "  realign ppo exits/checkpoint --data data --out realigned --reward-model reward/model",
     )
     ppo.add_argument(
         "--reward-model",

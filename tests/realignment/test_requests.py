@@ -51,12 +51,10 @@ def test_refusals_refuse() -> None:
 
 def test_nothing_that_measures_is_trained_on_or_held_out(pool: Pool) -> None:
     measured = [words(prompt.text) for prompt in load_prompts().prompts]
-    close = [
-        request.id
-        for request in (*pool.train, *pool.held_out)
-        for other in measured
-        if len(words(request.text) & other) >= 0.7 * len(words(request.text) | other)
-    ]
+    close = []
+    for request in (*pool.train, *pool.held_out):
+        mine = words(request.text)
+        close += [request.id for other in measured if len(mine & other) >= 0.7 * len(mine | other)]
     assert close == []
     assert not {normalised(p.text) for p in load_prompts().prompts} & {normalised(r.text) for r in pool.train}
 
