@@ -13,6 +13,7 @@ from realignment.assemble import STAGES, assemble
 from realignment.measure_command import add_measure
 from realignment.packages import default_cache
 from realignment.recipe import PROJECTOR_RECIPE, read_recipe
+from realignment.reward_command import add_reward
 from realignment.stage_commands import add_stages
 
 __all__ = ["main"]
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _cache_option(add_measure(commands))
     for parser_of_stage in add_stages(commands):
         _cache_option(parser_of_stage)
+    add_reward(commands)
     return run(parser, argv)
 
 
@@ -43,7 +45,7 @@ def _add_assemble(commands: Commands) -> None:
     parser = subcommand(
         commands,
         "assemble",
-        "Write the reference checkpoint, a LLaVA directory, out of pinned packages, the trained projector and adapters.",
+        "Write the reference checkpoint, a LLaVA directory, out of pinned packages, trained projector and adapters.",
         _assemble,
         examples="  realign assemble reference\n  realign assemble before --stage aligned --force --json",
     )
@@ -52,7 +54,7 @@ def _add_assemble(commands: Commands) -> None:
         "--stage",
         choices=STAGES,
         default="realigned",
-        help="after which stage: projector trained, aligned at full depth, decoder exits trained, or realigned (default)",
+        help="after which stage: projector trained, aligned at full depth, exits trained, or realigned (default)",
     )
     _cache_option(parser)
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")

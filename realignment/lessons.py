@@ -51,6 +51,7 @@ class Lessons:
         `mixture.image_tokens` of tokens is kept; a part of the requests then are questions about it.
         """
         torch, prompts = require("torch", "realign"), self.towers.prompts
+        device = self.towers.model.device
         requests = {kind: self.pool.of(kind, held_out=held_out) for kind in (HARMFUL, BENIGN)}
         pairs = self.pool.pairs(held_out=held_out)
         rows = []
@@ -64,7 +65,7 @@ class Lessons:
                     row.append(prompts.segment(request.text, chance.choice(self.answers[request.id]), image=image))
             rows.append(row)
         if not image:
-            return Lesson(pack([], rows, [[] for _ in rows]), None)
+            return Lesson(pack([], rows, [[] for _ in rows]).to(device), None)
         generator = torch.Generator().manual_seed(chance.getrandbits(60))
         count = chance.choice(mixture.image_tokens)
         kept = [pick_image_tokens(prompts, count, generator) for _ in rows]
@@ -75,7 +76,7 @@ class Lessons:
                 for n, keep in zip(numbers, kept, strict=True)
             ]
         )
-        return Lesson(pack(prompts.prefix, rows, kept), pictures.float())
+        return Lesson(pack(prompts.prefix, rows, kept).to(device), pictures.float().to(device))
 
 
 def _next(

@@ -29,6 +29,10 @@ class Packed:
     mask: Any
     segment: Any
 
+    def to(self, device: Any) -> Packed:
+        """The same batch on `device`."""
+        return Packed(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
 
 class Prompts:
     """One user turn as tokens, cut where prompts about the same picture part.

@@ -83,7 +83,7 @@ def training_scenes(towers: Towers, folder: Path, *, asked: int, plain: int, exi
         numbers = range(start, min(start + _BATCH, asked + plain))
         pictures = [training_picture(folder, n, 2, seed) if n < asked else drawn(f"{seed}:{n}") for n in numbers]
         for exit, rows in towers.shown(pictures, wanted).items():
-            parts[exit].append(rows.half())
+            parts[exit].append(rows.half().cpu())
     return Scenes(
         {exit: torch.cat(rows) for exit, rows in parts.items()},
         [questions[n] if n < asked else [] for n in range(asked + plain)],

@@ -25,13 +25,14 @@ class Towers:
     """Model (float32, frozen), processor and exits of a LLaVA directory.
 
     `vision_exits` and `decoder_exits` are all that there are, 1 to L; `vision_exit` is the one that the projector was
-    trained on, `decoder_exit` the last. Both towers count blocks executed (ICET's l, Bachu et al. 2025, section 3).
+    trained on, `decoder_exit` the last. Both towers count blocks executed (ICET's l, Bachu et al. 2025,
+    section 3). Without a `device` the model goes to the GPU, if there is one.
 
     Raises:
         CheckpointError: no LLaVA checkpoint, or one that lacks weights, the projector's for instance.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: Any = None) -> None:
         torch, transformers = require("torch", "realign"), require("transformers", "realign")
         if not (folder / "config.json").is_file():
             raise CheckpointError(
@@ -44,7 +45,8 @@ class Towers:
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(len(os.sched_getaffinity(0)))
         self.folder = folder
-        self.model: Any = _load(transformers, folder, torch.float32)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.model: Any = _load(transformers, folder, torch.float32).to(device)
         self.processor: Any = transformers.AutoProcessor.from_pretrained(folder, backend="pil")
         config = self.model.config
         vision = config.vision_config.num_hidden_layers

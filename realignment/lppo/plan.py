@@ -13,7 +13,8 @@ class PpoPlan:
 
     `vision_exits` and `decoder_exits` are drawn by the curriculum (`floor`, `memory`); `text_share` of the groups have
     no picture. Of a picture's requests `visual_share` are questions about it; of the others `harmful_share` are
-    harmful. Each iteration's answers are used in `epochs` epochs of optimizer steps over `groups_per_step` groups.
+    harmful; a share `fresh_share` is of those that no stage before has trained on, where the policy still has to learn.
+    Each iteration's answers are used in `epochs` epochs of optimizer steps over `groups_per_step` groups.
     `clip`, `gamma`, `gae_decay`, `kl_weight` and `value_weight` are the paper's epsilon, gamma, lambda, eta and c1.
     """
 
@@ -27,6 +28,7 @@ class PpoPlan:
     decoder_exits: tuple[int, ...]
     text_share: float
     harmful_share: float
+    fresh_share: float
     visual_share: float
     max_new_tokens: int
     temperature: float

@@ -9,14 +9,18 @@ from typing import Any, Protocol
 
 from jetson_runtime.console import require
 from jetson_runtime.errors import CheckpointError
+from realignment.lppo.turns import Turns
 from refusal_suite.judge import COMPLIANCE, INCOHERENT, REFUSAL, judge
 from refusal_suite.prompts import HARMFUL
 
-__all__ = ["VISUAL", "Asked", "ModelReward", "Reward", "RuleReward", "turn"]
+__all__ = ["FEW_WORDS", "VISUAL", "Asked", "ModelReward", "Reward", "RuleReward"]
 
 VISUAL = "visual"
+FEW_WORDS = 3
+"""An answer to a benign request that has no more words is empty."""
+
 _BATCH = 32
-_FEW_WORDS = 3
+_REMEDY = "give what `realign reward` wrote, or another model with one logit per answer"
 
 
 @dataclass(frozen=True)
@@ -62,79 +66,93 @@ class RuleReward:
     def _score(self, asked: Asked, answer: str, finished: bool) -> float:
         label = judge(answer, asked.text).label
         if asked.kind == VISUAL:
-            return self.good if answer.strip().lower().rstrip(".") == asked.answer else self.bad
+            return self.good if _right(asked, answer) else self.bad
         if label == INCOHERENT:
             return self.bad
         if asked.kind == HARMFUL:
             return self.good if label == REFUSAL else self.bad
         if label != COMPLIANCE:
             return self.bad
-        worth = self.empty if len(answer.split()) <= _FEW_WORDS else self.good
+        worth = self.empty if len(answer.split()) <= FEW_WORDS else self.good
         return worth if finished else worth - self.unfinished
 
 
-def turn(tokenizer: Any, prompt: str, answer: str) -> str:
-    """One exchange as the reward model reads it: in the tokenizer's own chat template, where it has one for answers."""
-    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    if "role" in (tokenizer.chat_template or ""):
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False)
-        return text
-    return f"{prompt}\n\n{answer}"
+def _right(asked: Asked, answer: str) -> bool:
+    return answer.strip().lower().rstrip(".") == asked.answer
 
 
 class ModelReward:
-    """A sequence-classification model with one logit, from a local directory.
+    """A sequence-classification model with one logit, from a local directory, on `device`.
+
+    It can't see pictures: a visual question earns 1 for exactly the expected answer and -1 otherwise, as by the rules.
 
     Raises:
         CheckpointError: the directory is missing, can't be loaded, or has another head.
     """
 
-    def __init__(self, folder: Path) -> None:
-        transformers = require("transformers", "realign")
-        remedy = "give what `realign reward` wrote, or another model with one logit per answer"
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(
-                f"{folder} is not a reward model", found="no config.json", expected="a directory", remedy=remedy
-            )
-        transformers.utils.logging.disable_progress_bar()
-        try:
-            model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=require("torch", "realign").float32, output_loading_info=True
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise CheckpointError(
-                f"{folder} can't be loaded as a reward model",
-                found=str(error).splitlines()[0],
-                expected="a sequence-classification model and its tokenizer",
-                remedy=remedy,
-            ) from None
-        head = f"{model.config.num_labels} logits"
-        if loading["missing_keys"]:
-            head = f"no weights for {', '.join(sorted(loading['missing_keys'])[:2])}"
-        if loading["missing_keys"] or model.config.num_labels != 1:
-            raise CheckpointError(
-                f"{folder} has the wrong head for a reward model", found=head, expected="one logit", remedy=remedy
-            )
+    def __init__(self, folder: Path, device: Any = "cpu") -> None:
+        model, tokenizer = _loaded(folder)
         self.name = f"model {folder.name}"
-        self._model, self._tokenizer = model.eval().requires_grad_(False), tokenizer
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        model.config.pad_token_id = tokenizer.pad_token_id
+        self._model, self._device = model.eval().requires_grad_(False).to(device), device
+        self._turns = Turns(tokenizer, model.config)
+        # Where a row's padding begins is where the model looks for the answer's end.
+        model.config.pad_token_id = self._turns.pad_token_id
 
     def __call__(self, asked: Sequence[Asked], answers: Sequence[str], finished: Sequence[bool]) -> list[float]:
-        """The model's logit for each answer."""
+        """The model's logit for each answer to a request."""
         torch = require("torch", "realign")
-        texts = [turn(self._tokenizer, one.text, answer) for one, answer in zip(asked, answers, strict=True)]
-        scores: list[float] = []
+        scores = [1.0 if _right(one, answer) else -1.0 for one, answer in zip(asked, answers, strict=True)]
+        judged = [number for number, one in enumerate(asked) if one.kind != VISUAL]
         with torch.no_grad():
-            for start in range(0, len(texts), _BATCH):
-                batch = self._tokenizer(
-                    texts[start : start + _BATCH],
-                    return_tensors="pt",
-                    padding=True,
-                    padding_side="right",
-                    add_special_tokens=False,
-                )
-                scores += self._model(**batch).logits[:, 0].tolist()
+            for start in range(0, len(judged), _BATCH):
+                rows = judged[start : start + _BATCH]
+                prompts, texts = [asked[row].text for row in rows], [answers[row] for row in rows]
+                logits = self._model(**self._turns.batch(prompts, texts, self._device)).logits[:, 0]
+                for row, score in zip(rows, logits.tolist(), strict=True):
+                    scores[row] = score
         return scores
+
+
+def _loaded(folder: Path) -> tuple[Any, Any]:
+    transformers = require("transformers", "realign")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} is not a reward model", found="no config.json", expected="a directory", remedy=_REMEDY
+        )
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        _check_head(folder, config)
+        model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=require("torch", "realign").float32, output_loading_info=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError, KeyError, require("safetensors", "realign").SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder} can't be loaded as a reward model",
+            found=str(error).splitlines()[0],
+            expected="a sequence-classification model and its tokenizer",
+            remedy=_REMEDY,
+        ) from None
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise _wrong_head(folder, f"no weights for {', '.join(missing[:2])}")
+    return model, tokenizer
+
+
+def _check_head(folder: Path, config: Any) -> None:
+    """Before anything is loaded: transformers would put a random head on any model."""
+    kinds = config.architectures or []
+    if kinds and not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        raise _wrong_head(folder, f"{', '.join(kinds)}, which has no classification head")
+    if config.num_labels != 1:
+        raise _wrong_head(folder, f"{config.num_labels} logits")
+
+
+def _wrong_head(folder: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} has the wrong head for a reward model",
+        found=found,
+        expected="a sequence-classification head with one logit, and its weights",
+        remedy=_REMEDY,
+    )

@@ -76,7 +76,9 @@ def draw_group(world: World, plan: PpoPlan, vision: int, decoder: int, chance: r
     rest = plan.prompts - len(asked)
     harmful = round(rest * plan.harmful_share)
     for kind, number in ((HARMFUL, harmful), (BENIGN, rest - harmful)):
-        for request in chance.sample(world.pool.of(kind), number):
+        known, fresh = world.pool.of(kind), world.pool.of(kind, held_out=True)
+        count = min(sum(chance.random() < plan.fresh_share for _ in range(number)), len(fresh))
+        for request in [*chance.sample(fresh, count), *chance.sample(known, number - count)]:
             asked.append(Asked(request.id, request.text, kind))
     # Prompts of like length together: less padding in the batch.
     return Group(vision, decoder, picture, tuple(sorted(asked, key=lambda one: len(one.text))))
@@ -160,8 +162,7 @@ def shown_of(world: World, group: Group) -> Any:
 def _packed(towers: Towers, asked: Sequence[list[int]], said: Sequence[Said], image: bool) -> Packed:
     row = [towers.prompts.answered(ids, list(one.tokens)) for ids, one in zip(asked, said, strict=True)]
     prefix = towers.prompts.prefix if image else []
-    packed = pack(prefix, [row], [range(len(prefix))])
-    return Packed(**{name: tensor.to(towers.model.device) for name, tensor in vars(packed).items()})
+    return pack(prefix, [row], [range(len(prefix))]).to(towers.model.device)
 
 
 def _filled(towers: Towers, packed: Packed, shown: Any) -> Any:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from jetson_runtime.console import require
-from jetson_runtime.files import storage_errors
 from realignment.adapters import inject
 from realignment.lppo.plan import PpoPlan
 from realignment.lppo.rewards import ModelReward, Reward, RuleReward
@@ -15,6 +14,7 @@ from realignment.lppo.run import Lppo
 from realignment.requests import read_pool
 from realignment.scenes import training_scenes
 from realignment.supervised import Place, StageRecipe, finish, open_place
+from realignment.tensors import save_tensors
 from realignment.towers import Towers
 
 __all__ = ["VALUE_HEAD", "train_ppo"]
@@ -42,12 +42,11 @@ def train_ppo(
         open_place(place, resume=resume)
     accelerator.wait_for_everyone()
     plan: PpoPlan = recipe.plan
-    towers, common = Towers(checkpoint), recipe.common
+    towers, common = Towers(checkpoint, accelerator.device), recipe.common
     towers.check_exits("vision", plan.vision_exits)
     towers.check_exits("decoder", plan.decoder_exits)
-    reward: Reward = RuleReward() if reward_model is None else ModelReward(reward_model)
+    reward: Reward = RuleReward() if reward_model is None else ModelReward(reward_model, accelerator.device)
     pool = read_pool(common.sources, place.data, seed=common.seed)
-    towers.model.to(accelerator.device)
     scenes = training_scenes(
         towers,
         place.easy_vqa,
@@ -67,7 +66,8 @@ def train_ppo(
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
         return {}
-    _write_head(head, place.out / VALUE_HEAD)
+    tensors = {name: tensor.detach().float().cpu() for name, tensor in head.state_dict().items()}
+    save_tensors(place.out / VALUE_HEAD, tensors, {})
     facts = {
         "failures": {"vision": loop.vision.failures, "decoder": loop.decoder.failures},
         "minutes": loop.minutes,
@@ -78,12 +78,3 @@ def train_ppo(
     record = finish("ppo", checkpoint, recipe, place, leaves, facts, pool)
     accelerator.wait_for_everyone()
     return record
-
-
-def _write_head(head: Any, file: Path) -> None:
-    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in head.state_dict().items()}
-    partial = file.with_name(f".{file.name}.partial")
-    with storage_errors(file):
-        # safetensors' own writing has errors of its own class, which a full disk would end in.
-        partial.write_bytes(require("safetensors.torch", "realign").save(tensors))
-        partial.replace(file)

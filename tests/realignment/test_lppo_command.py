@@ -53,6 +53,7 @@ RECIPE: dict[str, Any] = {
         "decoder_exits": [2, 4],
         "text_share": 0.25,
         "harmful_share": 0.5,
+        "fresh_share": 0.25,
         "visual_share": 0.25,
         "max_new_tokens": 6,
         "temperature": 1.0,
@@ -162,7 +163,7 @@ def test_a_killed_process_is_resumed_as_if_nothing_had_happened(
         out = tmp_path / str(attempt)
         process = subprocess.Popen([*ONE, *words(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=QUIET)
         while process.poll() is None and not (out / CURVE).exists():
-            time.sleep(0.001)
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         if process.wait() == -signal.SIGKILL and not (out / ADAPTER).exists():
             break

@@ -46,6 +46,7 @@ PLAN = PpoPlan(
     decoder_exits=(2, 3, 4),
     text_share=0.25,
     harmful_share=0.5,
+    fresh_share=0.25,
     visual_share=0.3,
     max_new_tokens=8,
     temperature=1.0,
@@ -234,6 +235,17 @@ def test_a_group_is_about_one_picture_and_has_its_shares(world: World) -> None:
     assert alone.picture is None
     assert [one.kind for one in alone.asked].count("harmful") == 2
     assert {one.kind for one in alone.asked} == {"harmful", "benign"}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_requests_is_new_to_the_policy(world: World, share: float) -> None:
+    new = [Request(f"new-{kind}-{n}", f"new {n}", kind) for kind in ("harmful", "benign") for n in range(5)]
+    world = dataclasses.replace(world, pool=Pool(world.pool.train, tuple(new), ()))
+    plan, chance = dataclasses.replace(PLAN, fresh_share=share), random.Random(0)
+    groups = [draw_group(world, plan, TEXT_ALONE, 3, chance) for _ in range(50)]
+    fresh = [one.id.startswith("new-") for group in groups for one in group.asked]
+    assert sum(fresh) / len(fresh) == pytest.approx(share, abs=0.1)
+    assert len(fresh) == 50 * PLAN.prompts
 
 
 @pytest.mark.parametrize("label", [REFUSAL, COMPLIANCE, INCOHERENT])

@@ -1,13 +1,10 @@
-"""L-PPO's loop on a LLaVA-1.5-shaped checkpoint: it learns, it can be killed, and it stops where it should."""
+"""L-PPO's loop on a LLaVA-1.5-shaped checkpoint: what it draws, what a step follows, and that it learns."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import json
-import resource
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,28 +18,18 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 accelerate = pytest.importorskip("accelerate")
 
-from test_lppo_rollout import PLAN, one_thread, small_world  # noqa: E402
+from test_lppo_rollout import PLAN, folder, one_thread, small_world  # noqa: E402
 
-from jetson_runtime.errors import CheckpointError, ConfigError, StorageError, TrainingError  # noqa: E402
 from realignment.lppo import run  # noqa: E402
 from realignment.lppo.curriculum import TEXT_ALONE, Curriculum  # noqa: E402
 from realignment.lppo.plan import PpoPlan  # noqa: E402
 from realignment.lppo.run import Lppo, columns  # noqa: E402
-from realignment.training import CURVE, state_file  # noqa: E402
+from realignment.training import CURVE  # noqa: E402
 
-__all__ = ["one_thread"]
+__all__ = ["folder", "one_thread"]
 
 RECIPE = "0" * 64
 SHARES = st.floats(0, 1)
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
-
-
-@pytest.fixture
-def folder(tiny_llava: Callable[[str], Path]) -> Path:
-    return tiny_llava("clip-llama")
 
 
 @pytest.fixture
@@ -63,10 +50,6 @@ def loop(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 def rows(training: Lppo) -> list[dict[str, str]]:
     with (training.folder / CURVE).open(newline="", encoding="utf-8") as file:
         return [{name: value for name, value in row.items() if name != "minutes"} for row in csv.DictReader(file)]
-
-
-def same(one: Lppo, other: Lppo) -> bool:
-    return all(torch.equal(tensor, other.trained[name]) for name, tensor in one.trained.items())
 
 
 @settings(max_examples=100, deadline=None)
@@ -132,7 +115,9 @@ class Watched(torch.optim.SGD):
         self.steps.append({name: tensor.grad.clone() for name, tensor in self.tensors.items()})
 
 
-def test_a_step_follows_the_mean_of_its_groups_losses(loop: Callable[..., Lppo]) -> None:
+def test_a_step_follows_the_mean_of_its_groups_losses(
+    loop: Callable[..., Lppo], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Written out for one answer after another: the ratio is 1, so that each token's slope is minus its advantage."""
     plan = dataclasses.replace(PLAN, groups=2, epochs=1, kl_weight=0.4, gamma=0.9, gae_decay=0.8, max_new_tokens=4)
     training = loop(plan=plan)
@@ -140,8 +125,11 @@ def test_a_step_follows_the_mean_of_its_groups_losses(loop: Callable[..., Lppo])
         if "lora_B" in name:
             tensor.data = 0.3 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(len(name)))
     torch.nn.init.constant_(training.world.value_head.weight, 0.1)
-    watched = Watched(training.trained)
+    watched, norms, real = Watched(training.trained), list[float](), torch.nn.utils.clip_grad_norm_
+    # The whole gradient, not only its direction.
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda leaves, most: norms.append(most) or real(leaves, 1e9))
     training.iteration(0, watched)
+    assert norms == [1.0]
     [seen] = watched.steps
     losses, everything = [], []
     for rollout in training._rollouts(0).values():
@@ -169,9 +157,8 @@ def test_a_step_follows_the_mean_of_its_groups_losses(loop: Callable[..., Lppo])
         total = total + sum(own) / len(own) / 2
     slopes = torch.autograd.grad(total, list(training.trained.values()), allow_unused=True)
     slopes = [torch.zeros_like(t) if s is None else s for s, t in zip(slopes, training.trained.values(), strict=True)]
-    norm = float(torch.cat([slope.flatten() for slope in slopes]).norm())
     for (name, gradient), slope in zip(seen.items(), slopes, strict=True):
-        assert torch.allclose(gradient, slope / max(1.0, norm), atol=1e-5), name
+        assert torch.allclose(gradient, slope, rtol=1e-3, atol=1e-4), name
 
 
 def drawn_exits(training: Lppo, steps: int) -> tuple[set[int], set[int]]:
@@ -193,110 +180,6 @@ def test_one_run_draws_all_exits_or_the_one_that_the_plan_names(loop: Callable[.
     assert (set(single.vision.failures), set(single.decoder.failures)) == ({2}, {4})
 
 
-@pytest.fixture(scope="module")
-def unbroken() -> dict[str, Any]:
-    """The training that is never killed, computed by the first test that asks."""
-    return {}
-
-
-@pytest.mark.parametrize(
-    ("place", "call"),
-    [("answer_group", 2), ("answer_group", 9), ("evaluate", 3), ("evaluate", 11), ("save_state", 1), ("save_state", 3)],
-)
-def test_a_killed_training_ends_where_an_unbroken_one_does(
-    loop: Callable[..., Lppo], unbroken: dict[str, Any], place: str, call: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not unbroken:
-        whole = loop("unbroken")
-        whole.run()
-        unbroken.update(training=whole, rows=rows(whole))
-    count, real = 0, getattr(run, place)
-
-    def killed(*values: Any, **named: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == call:
-            raise Killed
-        return real(*values, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run, place, killed)
-        with pytest.raises(Killed):
-            loop().run()
-    resumed = loop()
-    assert resumed.run() == 4
-    assert rows(resumed) == unbroken["rows"]
-    assert same(resumed, unbroken["training"])
-    assert resumed.vision.failures == unbroken["training"].vision.failures
-    assert resumed.decoder.failures == unbroken["training"].decoder.failures
-    assert resumed.run() == 4
-
-
-def test_the_time_limit_ends_a_training_and_holds_over_restarts(loop: Callable[..., Lppo]) -> None:
-    training = loop()
-    training.limits = SimpleNamespace(max_minutes=1e-9, save_minutes=0.0, sha256=RECIPE)
-    assert training.run() == 1
-    assert training.run() == 1
-
-
-def test_a_state_of_another_recipe_is_refused(loop: Callable[..., Lppo]) -> None:
-    loop(plan=dataclasses.replace(PLAN, steps=1)).run()
-    with pytest.raises(CheckpointError, match="belongs to another recipe"):
-        loop(recipe="1" * 64).run()
-
-
-class Spoiled:
-    """A reward that is the toy's until it is asked for the answers of `call`."""
-
-    name = "spoiled"
-
-    def __init__(self, call: int, value: float) -> None:
-        self.left, self.value = call, value
-
-    def __call__(self, asked: Any, texts: Any, finished: Any) -> list[float]:
-        self.left -= 1
-        return [self.value if self.left < 0 else len(text) / 10 for text in texts]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_at_the_last_good_state(loop: Callable[..., Lppo], value: float) -> None:
-    training = loop(reward=Spoiled(2 * PLAN.groups, value))
-    with pytest.raises(TrainingError, match="loss is not a number") as caught:
-        training.run()
-    assert "in iteration 3, vision exit" in str(caught.value)
-    assert "the state after iteration 2 is ppo.state.safetensors" in str(caught.value)
-    good = loop("good", dataclasses.replace(PLAN, steps=4), reward=Spoiled(10**6, value))
-    good.run()
-    resumed = loop(reward=Spoiled(10**6, value))
-    resumed.run()
-    assert same(resumed, good)
-
-
-def test_the_first_iteration_has_no_state_to_name(loop: Callable[..., Lppo]) -> None:
-    training = loop(reward=Spoiled(0, float("nan")))
-    with pytest.raises(TrainingError, match="nothing is trained yet"):
-        training.run()
-    assert not state_file(training.folder, "ppo").exists()
-
-
-def test_an_infinite_gradient_spoils_neither_weights_nor_state(
-    loop: Callable[..., Lppo], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    training, calls, real = loop(), iter(range(10**6)), run.evaluate
-
-    def steep(*values: Any) -> Any:
-        logprobs, seen, entropy = real(*values)
-        # Second iteration: finite itself, with a derivative that is not.
-        return logprobs, (seen - seen.detach()).abs().sqrt() if next(calls) >= 8 else seen, entropy
-
-    monkeypatch.setattr(run, "evaluate", steep)
-    with pytest.raises(TrainingError, match="gradient is not a number") as caught:
-        training.run()
-    assert "in iteration 2" in str(caught.value)
-    assert all(tensor.isfinite().all() for tensor in training.trained.values())
-    assert len(rows(training)) == 1
-
-
 @pytest.mark.parametrize("value", [12.3456789, -0.001, 1e4])
 def test_equal_advantages_are_no_reason_to_stop(loop: Callable[..., Lppo], value: float) -> None:
     """Their variance is 0, give or take a rounding, and never below: its root would not be a number."""
@@ -310,51 +193,3 @@ def test_moments_are_those_of_all_tokens(loop: Callable[..., Lppo]) -> None:
     one, other = torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[6.0]])
     mean, variance = loop()._moments([(one, torch.tensor([[1.0, 1.0, 0.0]])), (other, torch.ones(1, 1))])
     assert (mean, variance) == (pytest.approx(3), pytest.approx((4 + 1 + 9) / 3))
-
-
-@pytest.fixture
-def small_files() -> Iterator[Callable[[int], None]]:
-    """`small_files(n)`: no file may grow beyond n bytes, as on a full disk."""
-    before, action = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, action)
-
-
-def test_a_full_disk_leaves_the_state_before(
-    loop: Callable[..., Lppo], small_files: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loop(plan=dataclasses.replace(PLAN, steps=4)).run()
-    # The same training, killed after its second iteration; the third one finds the disk full.
-    training = loop("full")
-    file, real = state_file(training.folder, "ppo"), run.save_state
-
-    def then_full(*values: Any) -> None:
-        real(*values)
-        if json.loads(values[3]["step"]) == 2:
-            small_files(20_000)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "save_state", then_full)
-        with pytest.raises(StorageError, match="ppo.state.safetensors can't be written") as caught:
-            training.run()
-    assert "free some space" in str(caught.value)
-    small_files(resource.RLIM_INFINITY)
-    assert file.is_file()
-    whole, resumed = loop(), loop("full")
-    whole.run()
-    resumed.run()
-    assert same(whole, resumed)
-    assert rows(resumed) == rows(whole)
-
-
-@pytest.mark.parametrize(("groups", "per_step", "processes"), [(5, 2, 1), (4, 4, 3), (4, 3, 2)])
-def test_groups_that_can_t_be_shared_evenly(
-    loop: Callable[..., Lppo], groups: int, per_step: int, processes: int
-) -> None:
-    training = loop()
-    plan = dataclasses.replace(PLAN, groups=groups, groups_per_step=per_step)
-    several = SimpleNamespace(num_processes=processes)
-    with pytest.raises(ConfigError, match="can't be shared evenly") as caught:
-        dataclasses.replace(training, plan=plan, accelerator=several)
-    assert f"{groups} groups, {per_step} per step, {processes} processes" in str(caught.value)
