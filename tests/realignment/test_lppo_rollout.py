@@ -218,7 +218,7 @@ def test_an_answer_may_say_the_image_token(world: World, vision: int, monkeypatc
 
 def test_a_group_is_about_one_picture_and_has_its_shares(world: World) -> None:
     plan = dataclasses.replace(PLAN, prompts=8, harmful_share=0.25, visual_share=0.5)
-    chance, pictures, visual = random.Random(0), set(), 0
+    chance, pictures, visual, most = random.Random(0), set(), 0, 0
     for _ in range(60):
         group = draw_group(world, plan, 2, 3, chance)
         kinds = [one.kind for one in group.asked]
@@ -229,8 +229,10 @@ def test_a_group_is_about_one_picture_and_has_its_shares(world: World) -> None:
         assert all(questions[one.text] == one.answer for one in group.asked if one.kind == "visual")
         pictures.add(group.picture)
         visual += kinds.count("visual")
+        most += len(questions)
     assert pictures == {0, 1, 2}
-    assert 60 < visual <= 80
+    # Half of eight would be four; these pictures have two questions, or none.
+    assert 0.8 * most < visual <= most
     alone = draw_group(world, plan, TEXT_ALONE, 3, chance)
     assert alone.picture is None
     assert [one.kind for one in alone.asked].count("harmful") == 2
