@@ -47,9 +47,19 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> Difference:
     return Difference(pairs.count((True, False)), pairs.count((False, True)), len(pairs))
 
 
-def labelled(depth: Mapping[str, Any], label: str, kinds: Mapping[str, str], kind: str | None = None) -> list[bool]:
-    """For each prompt (of one kind), by id, whether its answer had the label; `kinds` are the prompts' kinds by id."""
-    return [given == label[0] for id, given in sorted(depth["labels"].items()) if kind in (None, kinds[id])]
+def labelled(
+    depth: Mapping[str, Any],
+    label: str,
+    kinds: Mapping[str, str],
+    kind: str | None = None,
+    only: Mapping[str, Any] | None = None,
+) -> list[bool]:
+    """For each prompt (of one kind), by id, whether its answer had the label; `kinds` are the prompts' kinds by id.
+
+    With `only`, another depth's result, just the prompts that were asked there too.
+    """
+    asked = depth["labels"] if only is None else only["labels"]
+    return [depth["labels"][id] == label[0] for id in sorted(asked) if kind in (None, kinds[id])]
 
 
 def right(depth: Mapping[str, Any]) -> list[bool]:

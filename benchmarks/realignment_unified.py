@@ -23,7 +23,7 @@ RECIPE = ROOT / "benchmarks" / "recipes" / "unified.yaml"
 START = "exits"
 SEEDS = (1, 2, 3)
 VISION_EXITS = (4, 12)  # where both ways are measured; the first is the paper's way's only one
-PROMPTS = 64
+PROMPTS = 48
 UNIFIED, ONE = "all exits", "one exit"
 
 
