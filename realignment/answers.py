@@ -45,7 +45,7 @@ def correct(
     """
     torch = require("torch", "realign")
     segments = [prompts.segment(question.text, question.answer) for question in questions]
-    packed = pack(prompts.prefix, [segments], [range(len(prompts.prefix))]).to(model.device)
+    packed = pack(prompts.prefix, [segments], [range(len(prompts.prefix))]).to(projected.device)
     with torch.no_grad():
         states = decoder_states(model, packed, projected, decoder)
         wanted = packed.labels != IGNORED

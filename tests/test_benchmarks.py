@@ -150,7 +150,7 @@ def test_the_ways_differ_in_their_exits_alone_and_every_run_has_its_own_state() 
     assert replace(single.plan, **exits) == whole.plan
     assert (single.plan.vision_exits, single.plan.decoder_exits) == ((4,), (25,))
     depths = realignment_unified.depths_of(whole.plan)
-    assert depths == [(4, 25), (4, 30), (12, 25), (12, 30)]
+    assert depths == [(4, 25), (12, 30)]
     shipped = read_stage(RECIPE, "ppo", PpoPlan)
     sizes = {name: getattr(shipped.plan, name) for name in ("steps", "prompts")}
     assert replace(whole.plan, **sizes) == shipped.plan

@@ -10,18 +10,29 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def reference(reference_checkpoint: Path) -> SimpleNamespace:
-    """The reference checkpoint as transformers loads it: model in float32, processor, and its directory."""
+def plain_checkpoint(tmp_path_factory: pytest.TempPathFactory, reference_cache: Path) -> Path:
+    """The reference before any stage after the projector: the pinned weights as they are."""
+    pytest.importorskip("torch")
+    from realignment.assemble import assemble
+
+    folder = tmp_path_factory.mktemp("plain") / "checkpoint"
+    assemble(folder, reference_cache, stage="projector")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference(plain_checkpoint: Path) -> SimpleNamespace:
+    """That checkpoint as transformers loads it: model in float32, processor, and its directory."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.set_num_threads(2)
     transformers.utils.logging.disable_progress_bar()
     model, info = transformers.LlavaForConditionalGeneration.from_pretrained(
-        reference_checkpoint, dtype=torch.float32, output_loading_info=True
+        plain_checkpoint, dtype=torch.float32, output_loading_info=True
     )
-    processor = transformers.AutoProcessor.from_pretrained(reference_checkpoint)
+    processor = transformers.AutoProcessor.from_pretrained(plain_checkpoint)
     model.requires_grad_(False).eval()
-    return SimpleNamespace(model=model, info=info, processor=processor, folder=reference_checkpoint)
+    return SimpleNamespace(model=model, info=info, processor=processor, folder=plain_checkpoint)
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,7 @@ def words(
 
 
 def done(launcher: tuple[str, ...], line: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*launcher, *line], capture_output=True, text=True, check=False, env=QUIET, timeout=300)
+    return subprocess.run([*launcher, *line], capture_output=True, text=True, check=False, env=QUIET, timeout=900)
 
 
 @pytest.fixture(scope="module")
