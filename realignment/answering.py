@@ -34,8 +34,8 @@ def answer_batch(
 ) -> list[list[Said]]:
     """Answers of the decoder left at `exit`: for each row, one per prompt of that row.
 
-    `asked[row]` are the prompts' tokens (`Prompts.asked`). `shown` is the rows' projected pictures, [rows, image tokens,
-    width], or None for prompts without a picture. `temperature` 0 is greedy; log-probabilities are those of the
+    `asked[row]` are the prompts' tokens (`Prompts.asked`). `shown` is the rows' projected pictures, [rows, image
+    tokens, width], or None for prompts without a picture. `temperature` 0 is greedy; log-probabilities are those of the
     untempered distribution.
     """
     torch = require("torch", "realign")
