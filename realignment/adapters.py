@@ -77,7 +77,8 @@ def write_adapter(tensors: Mapping[str, Any], file: Path, *, rank: int) -> None:
     """
     torch = require("torch", "realign")
     halves = {name: value.detach().to(torch.float16).cpu() for name, value in tensors.items()}
-    save_tensors(file, halves, {"rank": str(rank), "alpha": str(2 * rank)})
+    # One entry: safetensors does not fix the order of several, and equal adapters should be equal files.
+    save_tensors(file, halves, {"lora": json.dumps({"alpha": 2 * rank, "rank": rank})})
 
 
 def read_adapter(file: Path) -> tuple[dict[str, Any], float]:
@@ -89,9 +90,9 @@ def read_adapter(file: Path) -> tuple[dict[str, Any], float]:
     safetensors = require("safetensors", "realign")
     try:
         with safetensors.safe_open(str(file), "pt") as opened:
-            facts = opened.metadata() or {}
+            facts = json.loads((opened.metadata() or {}).get("lora", "{}"))
             tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{file} is not an adapter", found=str(error).splitlines()[0], expected="what `realign` writes"
         ) from None
@@ -102,7 +103,7 @@ def read_adapter(file: Path) -> tuple[dict[str, Any], float]:
             found=f"{len(tensors)} tensors, {len(halves[0] & halves[1])} pairs, header {sorted(facts)}",
             expected="pairs of lora_A and lora_B, with rank and alpha in the header, as `realign` writes them",
         )
-    return tensors, float(facts["alpha"]) / float(facts["rank"])
+    return tensors, facts["alpha"] / facts["rank"]
 
 
 def rebased(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_a_file_gives_back_its_tensors(tiny_llava: Callable[[str], Path], adapte
 
 def rewritten(adapter: Path, change: Callable[[str, Any], tuple[str, Any]]) -> Path:
     tensors = dict(change(name, value) for name, value in load_file(adapter).items())
-    save_file(tensors, adapter, metadata={"rank": str(RANK), "alpha": str(2 * RANK)})
+    save_file(tensors, adapter, metadata={"lora": json.dumps({"alpha": 2 * RANK, "rank": RANK})})
     return adapter
 
 
