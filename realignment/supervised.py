@@ -23,7 +23,18 @@ from realignment.tuning import Align, ExitTuning
 from refusal_suite.judge import REFUSAL, judge
 from refusal_suite.prompts import BENIGN, HARMFUL
 
-__all__ = ["ADAPTER", "CHECKPOINT", "RECIPE", "Place", "StageRecipe", "finish", "open_place", "read_stage", "tune"]
+__all__ = [
+    "ADAPTER",
+    "CHECKPOINT",
+    "RECIPE",
+    "Place",
+    "StageRecipe",
+    "finish",
+    "open_place",
+    "read_stage",
+    "tune",
+    "weight_digests",
+]
 
 RECIPE = Path(__file__).parent / "recipes" / "reference.yaml"
 ADAPTER, CHECKPOINT, RECORD = "adapter.safetensors", "checkpoint", "record.json"
@@ -187,7 +198,7 @@ def finish(
         merge(checkpoint, file, folder)
     record = {
         "adapter": {**adapter_facts(file), "sha256": sha256_file(file)},
-        "base": _weights(checkpoint),
+        "base": weight_digests(checkpoint),
         "command": f"realign {stage} CHECKPOINT --recipe {recipe.file} --data DIR --out DIR",
         **{name: value for name, value in facts.items() if name not in ("minutes", "steps")},
         "complete": facts["steps"] == recipe.plan.steps,
@@ -210,7 +221,7 @@ def finish(
     return record
 
 
-def _weights(checkpoint: Path) -> dict[str, str]:
+def weight_digests(checkpoint: Path) -> dict[str, str]:
     """The digests of a checkpoint's weight files, by name."""
     return {file.name: sha256_file(file) for file in sorted(checkpoint.glob("*.safetensors"))}
 
@@ -241,7 +252,7 @@ def _taught(stage: str, towers: Towers, recipe: StageRecipe, pool: Pool, out: Pa
     """Answers by id. The checkpoint's own are computed once per training and kept beside its state."""
     requests = [*pool.train, *pool.held_out]
     align = stage == "align"
-    file, belongs = out / f"{stage}.answers.json", {"base": _weights(towers.folder), "recipe": recipe.sha256}
+    file, belongs = out / f"{stage}.answers.json", {"base": weight_digests(towers.folder), "recipe": recipe.sha256}
     kept: Mapping[str, Any] = read_json(file) if file.is_file() else {}
     odd = [name for name in belongs if kept.get(name) != belongs[name]]
     if odd and state_file(out, stage).is_file():

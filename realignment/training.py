@@ -168,10 +168,10 @@ def restore_state(file: Path, leaves: Mapping[str, Any], optimizer: Any, recipe_
         ) from None
     if place["recipe"] != recipe_sha256:
         raise CheckpointError(
-            f"{file} belongs to another recipe",
-            found=f"recipe {place['recipe']}",
-            expected=f"recipe {recipe_sha256}",
-            remedy="use the recipe it was started with, or another --out",
+            f"{file} belongs to another recipe, checkpoint or reward",
+            found=f"digest {place['recipe']}",
+            expected=f"digest {recipe_sha256}",
+            remedy="use those that it was started with, or another --out",
         )
     with torch.no_grad():
         for name, leaf in leaves.items():

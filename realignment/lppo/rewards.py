@@ -13,7 +13,7 @@ from realignment.lppo.turns import Turns
 from refusal_suite.judge import COMPLIANCE, INCOHERENT, REFUSAL, judge
 from refusal_suite.prompts import HARMFUL
 
-__all__ = ["FEW_WORDS", "VISUAL", "Asked", "ModelReward", "Reward", "RuleReward"]
+__all__ = ["FEW_WORDS", "VISUAL", "Asked", "ModelReward", "Reward", "RuleReward", "answered_rightly"]
 
 VISUAL = "visual"
 FEW_WORDS = 3
@@ -66,7 +66,7 @@ class RuleReward:
     def _score(self, asked: Asked, answer: str, finished: bool) -> float:
         label = judge(answer, asked.text).label
         if asked.kind == VISUAL:
-            return self.good if _right(asked, answer) else self.bad
+            return self.good if answered_rightly(asked, answer) else self.bad
         if label == INCOHERENT:
             return self.bad
         if asked.kind == HARMFUL:
@@ -77,7 +77,8 @@ class RuleReward:
         return worth if finished else worth - self.unfinished
 
 
-def _right(asked: Asked, answer: str) -> bool:
+def answered_rightly(asked: Asked, answer: str) -> bool:
+    """Whether a visual question got exactly the expected answer, but for case and a full stop."""
     return answer.strip().lower().rstrip(".") == asked.answer
 
 
@@ -101,7 +102,7 @@ class ModelReward:
     def __call__(self, asked: Sequence[Asked], answers: Sequence[str], finished: Sequence[bool]) -> list[float]:
         """The model's logit for each answer to a request."""
         torch = require("torch", "realign")
-        scores = [1.0 if _right(one, answer) else -1.0 for one, answer in zip(asked, answers, strict=True)]
+        scores = [1.0 if answered_rightly(one, answer) else -1.0 for one, answer in zip(asked, answers, strict=True)]
         judged = [number for number, one in enumerate(asked) if one.kind != VISUAL]
         with torch.no_grad():
             for start in range(0, len(judged), _BATCH):

@@ -15,7 +15,7 @@ from realignment.easy_vqa import sample_per_image
 from realignment.lessons import text_of
 from realignment.lppo.curriculum import TEXT_ALONE
 from realignment.lppo.plan import PpoPlan
-from realignment.lppo.rewards import Asked, Reward
+from realignment.lppo.rewards import Asked, Reward, answered_rightly
 from realignment.packing import IGNORED, Packed, pack
 from realignment.requests import Pool
 from realignment.scenes import Scenes
@@ -129,7 +129,7 @@ def _counts(asked: Sequence[Asked], texts: Sequence[str]) -> dict[str, int]:
         elif one.kind == BENIGN:
             counts["benign answered"] += label == COMPLIANCE
         else:
-            counts["visual right"] += text.strip().lower().rstrip(".") == one.answer
+            counts["visual right"] += answered_rightly(one, text)
     return counts
 
 

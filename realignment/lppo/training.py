@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from realignment.lppo.plan import PpoPlan
 from realignment.lppo.rewards import ModelReward, Reward, RuleReward
 from realignment.lppo.rollout import World
 from realignment.lppo.run import Lppo
+from realignment.recipe import section_digest
 from realignment.requests import read_pool
 from realignment.scenes import training_scenes
-from realignment.supervised import Place, StageRecipe, finish, open_place
+from realignment.supervised import Place, StageRecipe, finish, open_place, weight_digests
 from realignment.tensors import save_tensors
 from realignment.towers import Towers
 
@@ -31,7 +33,8 @@ def train_ppo(
     (`accelerate launch`, `torchrun`) all its processes share the work. Returns the record.
 
     Raises:
-        CheckpointError: no LLaVA checkpoint, a reward model with another head, or a state of another recipe.
+        CheckpointError: no LLaVA checkpoint, a reward model with another head, or a state of another recipe,
+            checkpoint or reward.
         ConfigError: exits that don't fit the checkpoint, or groups that the processes can't share.
         InputError: training data are missing or are other ones. TrainingError: the loss is not a number.
         StorageError: `place.out` holds a training and `resume` is False, or can't be written.
@@ -61,7 +64,10 @@ def train_ppo(
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
     world = World(towers, head, pool, scenes, reward)
-    loop = Lppo(world, plan, recipe, leaves, common.seed, place.out, accelerator)
+    # A state belongs to all that decides how a training goes on, not to the recipe alone.
+    inputs = {"base": weight_digests(checkpoint), "recipe": recipe.sha256, "reward": _digests(reward_model)}
+    limits = replace(recipe, sha256=section_digest(inputs))
+    loop = Lppo(world, plan, limits, leaves, common.seed, place.out, accelerator)
     steps = loop.run()
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
@@ -78,3 +84,7 @@ def train_ppo(
     record = finish("ppo", checkpoint, recipe, place, leaves, facts, pool)
     accelerator.wait_for_everyone()
     return record
+
+
+def _digests(reward_model: Path | None) -> dict[str, str]:
+    return {} if reward_model is None else weight_digests(reward_model)

@@ -235,10 +235,15 @@ def test_data_with_a_missing_column(
 
 
 def test_a_place_that_holds_a_training_is_not_written_over(
-    unbroken: Path, words: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+    unbroken: Path,
+    words: Callable[..., list[str]],
+    tiny_llava: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = (unbroken / ADAPTER).stat().st_mtime_ns
     assert main(words(unbroken)) == 6
     assert "holds a training" in capsys.readouterr().err
     told(words(unbroken, "--resume", seed=4), 3, capsys, "ppo.state.safetensors belongs to another recipe")
+    other = words(unbroken, "--resume", source=tiny_llava("dinov2-llama"))
+    told(other, 3, capsys, "ppo.state.safetensors belongs to another recipe, checkpoint or reward")
     assert (unbroken / ADAPTER).stat().st_mtime_ns == before
