@@ -5,7 +5,10 @@
     ├── InputError           2   prompt, image, data file
     ├── CheckpointError      3   a Hugging Face directory that can't be read or is not understood
     ├── BundleError          3   a bundle that can't be opened
-    │   └── DigestError      3   a file of the bundle is not the file that was built
+    │   ├── DigestError      3   a file of the bundle is not the file that was built
+    │   ├── SignatureError   3   no signature that the trust file accepts
+    │   ├── ReleaseError     3   an older release than the one that was installed
+    │   └── AdmissionError   3   a depth, schedule or bundle that the gate did not admit
     ├── BudgetError          4   no depth fits the budget
     ├── BackendError         5   an engine can't be loaded or run
     ├── CompileError         5   an engine can't be built
@@ -19,6 +22,7 @@ Exit code 0 is success, 1 a check that was run and did not hold, 130 an interrup
 from __future__ import annotations
 
 __all__ = [
+    "AdmissionError",
     "BackendError",
     "BudgetError",
     "BundleError",
@@ -29,6 +33,8 @@ __all__ = [
     "HoldfastError",
     "InputError",
     "MissingExtraError",
+    "ReleaseError",
+    "SignatureError",
     "StorageError",
     "TrainingError",
 ]
@@ -74,6 +80,18 @@ class BundleError(HoldfastError):
 
 class DigestError(BundleError):
     """A file of the bundle is not the one that was built."""
+
+
+class SignatureError(BundleError):
+    """A bundle without a signature that the trust file accepts."""
+
+
+class ReleaseError(BundleError):
+    """A bundle that is older than one that was installed."""
+
+
+class AdmissionError(BundleError):
+    """A depth, a schedule or a whole bundle that the gate did not admit."""
 
 
 class BudgetError(HoldfastError):

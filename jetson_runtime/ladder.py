@@ -1,4 +1,4 @@
-"""The vocabulary: exits, depths, ladders and budgets (docs/architecture.md)."""
+"""The vocabulary: exits, depths, ladders, schedules and budgets (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 from jetson_runtime.errors import ConfigError, InputError
 
-__all__ = ["Budget", "Depth", "Ladder"]
+__all__ = ["POINTS", "Budget", "Depth", "Ladder", "Schedule"]
+
+POINTS: tuple[str | int, ...] = ("vision", "prefill", 1, 4, 16)
+"""Where the refusal suite changes the depth of an answer that is under way."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,54 @@ class Depth:
     def __str__(self) -> str:
         return f"{self.name} (vision {self.vision}, decoder {self.decoder})"
 
+    @property
+    def operation(self) -> tuple[int, int, int, int]:
+        """As `Schedule.operation`: a depth is the schedule that never changes."""
+        return self.vision, self.decoder, 0, self.decoder
+
     def to_dict(self) -> dict[str, Any]:
         """The form in which manifests and reports carry a depth."""
         return {"name": self.name, "vision": self.vision, "decoder": self.decoder}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """An answer that begins at one depth and, from a point on, leaves earlier: at the decoder exit of `then`.
+
+    `at` "vision": the picture goes through the image encoder at `start`, everything after it runs at `then`. `at`
+    "prefill": the prompt too runs at `start`, and so the answer's first token comes from there. `at` a number n: n
+    further tokens come from `start`. It never goes deeper again: the caches behind an exit that was left have holes.
+    """
+
+    start: Depth
+    then: Depth
+    at: str | int
+
+    @property
+    def name(self) -> str:
+        """`d4>d1@prefill`."""
+        return f"{self.start.name}>{self.then.name}@{self.at}"
+
+    def decoder_exit(self, given: int) -> int:
+        """Where the decoder is left to make a token after `given` others of the answer."""
+        if self.at == "vision":
+            return self.then.decoder
+        last = 0 if self.at == "prefill" else int(self.at)
+        return self.start.decoder if given <= last else self.then.decoder
+
+    @property
+    def operation(self) -> tuple[int, int, int, int]:
+        """(vision exit, first decoder exit, tokens after the first one from there, second decoder exit).
+
+        Schedules and depths of one operation give the same answers.
+        """
+        first, second = self.decoder_exit(0), self.then.decoder
+        steps = int(self.at) if isinstance(self.at, int) and first != second else 0
+        return self.start.vision, first, steps, second
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form in which reports carry a schedule."""
+        return {"name": self.name, "start": self.start.name, "then": self.then.name, "at": self.at}
 
 
 @dataclass(frozen=True)
@@ -77,6 +125,11 @@ class Ladder:
             if depth.name == name:
                 return depth
         raise InputError(f"the ladder has no depth '{name}'", expected=", ".join(depth.name for depth in self.depths))
+
+    def schedules(self, points: Sequence[str | int] = POINTS) -> tuple[Schedule, ...]:
+        """Every pair of depths, from the deeper to the shallower one, at every point."""
+        pairs = [(start, then) for n, start in enumerate(self.depths) for then in self.depths[:n]]
+        return tuple(Schedule(start, then, at) for start, then in pairs for at in points)
 
     def vision_exits(self) -> tuple[int, ...]:
         """The layers where the vision tower may be left, shallowest first."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetson_runtime.errors import ConfigError, InputError
-from jetson_runtime.ladder import Budget, Depth, Ladder
+from jetson_runtime.ladder import POINTS, Budget, Depth, Ladder, Schedule
 
 exits = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -65,3 +65,29 @@ def test_a_budget_has_one_complete_form(parts: dict[str, float]) -> None:
 def test_the_deadline_of_a_per_token_budget_grows_with_the_tokens() -> None:
     budget = Budget(first_token_ms=300, per_token_ms=20)
     assert [budget.total_ms(tokens) for tokens in (1, 2, 11)] == [300, 320, 500]
+
+
+@given(st.lists(exits, min_size=2, max_size=4), st.integers(0, 30))
+def test_a_schedule_only_ever_leaves_earlier(pairs: list[tuple[int, int]], given_tokens: int) -> None:
+    steps = sorted(set(pairs))
+    if len(steps) < 2 or any(a[1] > b[1] for a, b in itertools.pairwise(steps)):
+        return
+    for schedule in ladder_of(steps).schedules():
+        assert schedule.decoder_exit(given_tokens + 1) <= schedule.decoder_exit(given_tokens) <= schedule.start.decoder
+
+
+def test_a_schedule_names_the_token_from_which_the_shallower_exit_speaks() -> None:
+    deep, low = Depth("d2", 8, 30), Depth("d1", 4, 20)
+    at = {point: [Schedule(deep, low, point).decoder_exit(n) for n in range(7)] for point in ("vision", "prefill", 4)}
+    assert at["vision"] == [20] * 7
+    assert at["prefill"] == [30] + [20] * 6
+    assert at[4] == [30] * 5 + [20] * 2
+    assert Schedule(deep, low, 4).name == "d2>d1@4"
+    assert len(ladder_of([(1, 1), (2, 2), (3, 3)]).schedules()) == 3 * len(POINTS)
+
+
+def test_operations_are_equal_where_the_answers_must_be() -> None:
+    low, middle, deep = Depth("d1", 4, 20), Depth("d2", 8, 20), Depth("d3", 8, 30)
+    assert Schedule(middle, low, 4).operation == middle.operation  # the decoder's exit is the same
+    assert Schedule(deep, low, "vision").operation == middle.operation
+    assert Schedule(deep, low, 1).operation == Schedule(deep, middle, 1).operation != deep.operation
