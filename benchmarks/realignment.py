@@ -64,8 +64,9 @@ def unseen() -> Measured:
     pool = read_pool(common.sources, sources(), seed=common.seed)
     close = near_prompts(load_prompts().prompts, pool)
     trained, measuring = _training_pictures(common), _measuring_pictures()
+    compared = set(_asked(pool.sources))
     other = [
-        name for name in STAGES.values() if name and _asked(load_adapter(name)[2]["sources"]) != _asked(pool.sources)
+        name for name in STAGES.values() if name and not compared.issuperset(_asked(load_adapter(name)[2]["sources"]))
     ]
     details = {
         "prompts_near_a_request": close,

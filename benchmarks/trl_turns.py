@@ -138,7 +138,7 @@ class Match:
         trainer = self._trainer(theirs, world, clocks["trl"])
         # The trainer sets accelerate's state up; ours joins it.
         loop = FixedGroups(world, self.plan, recipe, leaves, SEED, self.folder, accelerate.Accelerator(cpu=True))
-        optimizer = torch.optim.AdamW(list(loop.trained.values()), self.plan.learning_rate, weight_decay=0)
+        optimizer = loop.optimizer()
 
         def ours(step: int) -> None:
             start = time.perf_counter()

@@ -19,11 +19,14 @@ from jetson_runtime.files import read_json, sha256_file
 from refusal_suite.formats import read_table
 from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, Prompt, load_prompts
 
-__all__ = ["OWN", "Pool", "Request", "near", "read_pool", "refusals"]
+__all__ = ["FRESH", "OWN", "Pool", "Request", "near", "read_pool", "refusals"]
 
 _DATA = Path(__file__).parent / "data"
 OWN = tuple(_DATA / name for name in ("requests-car.jsonl", "requests-general.jsonl", "requests-everyday.jsonl"))
 """Our own training requests: written for this, independently of the prompt set that measures."""
+
+FRESH = _DATA / "requests-contrast.jsonl"
+"""More of our own, twins that share their alarming words: kept whole from the supervised stages, for L-PPO."""
 
 NEAR = 0.7
 HELD_OUT_EVERY = 10
@@ -42,7 +45,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pool:
-    """Requests to train on, and those kept from the supervised stages (`held_out`); `sources` goes into records."""
+    """Requests to train on, and those kept for L-PPO (`held_out`); `sources` goes into records."""
 
     train: tuple[Request, ...]
     held_out: tuple[Request, ...]
@@ -84,7 +87,7 @@ def read_pool(
     """Our own requests and those of `extra`, without what the `evaluation` sets ask, or nearly ask.
 
     An entry of `extra` names a `file` in `folder`, its `kind`, and optionally its `sha256` and a `limit` (that many
-    rows, drawn from `seed`). Each tenth group of requests is held out; twins are one group.
+    rows, drawn from `seed`). Each tenth group of requests is held out, and all of `FRESH`; twins are one group.
 
     Raises:
         InputError: a file is missing, or is not the one that the recipe names; a column is missing; two files share an
@@ -94,7 +97,10 @@ def read_pool(
     seen: set[frozenset[str]] = set()
     kept: list[Request] = []
     sources = []
-    for file, entry in [*((path, {}) for path in OWN), *((_found(folder, entry), entry) for entry in extra)]:
+    files: list[tuple[Path, Mapping[str, Any]]] = [(path, {}) for path in OWN]
+    files += [*((_found(folder, entry), entry) for entry in extra), (FRESH, {})]
+    held: set[str] = set()
+    for file, entry in files:
         requests = _read(file, entry, seed)
         fresh = [request for request in requests if not near(request.text, asked)]
         unique = []
@@ -113,8 +119,8 @@ def read_pool(
             }
         )
         kept += unique
+        held |= {request.group for request in unique if file is FRESH or _tenth(request.group)}
     _check_ids(kept)
-    held = {group for group in {request.group for request in kept} if _tenth(group)}
     return Pool(
         tuple(request for request in kept if request.group not in held),
         tuple(request for request in kept if request.group in held),

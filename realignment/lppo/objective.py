@@ -10,7 +10,7 @@ from typing import Any
 
 from jetson_runtime.console import require
 
-__all__ = ["Objective", "advantages", "objective", "token_rewards", "whitened"]
+__all__ = ["Objective", "advantages", "divergence", "objective", "token_rewards", "whitened"]
 
 
 def token_rewards(reward: Any, logprobs: Any, reference: Any, mask: Any, kl_weight: float) -> Any:
@@ -44,6 +44,11 @@ def advantages(rewards: Any, values: Any, mask: Any, *, gamma: float, decay: flo
 def whitened(value: Any, mask: Any, mean: float, variance: float) -> Any:
     """`value` shifted and scaled by the batch's `mean` and `variance`, 0 where `mask` is."""
     return (value - mean) * (variance + 1e-8) ** -0.5 * mask
+
+
+def divergence(reference: Any, policy: Any) -> Any:
+    """Mean of `KL(reference || policy)` over rows of log-probabilities, [rows, vocabulary]; 0 where there are none."""
+    return (reference.exp() * (reference - policy)).sum() / max(1, len(reference))
 
 
 @dataclass(frozen=True)

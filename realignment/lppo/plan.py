@@ -11,11 +11,14 @@ __all__ = ["PpoPlan"]
 class PpoPlan:
     """L-PPO in `steps` iterations of `groups` groups; a group is `prompts` requests about one picture at one depth.
 
-    `vision_exits` and `decoder_exits` are drawn by the curriculum (`floor`, `memory`); `text_share` of the groups have
-    no picture. Of a picture's requests `visual_share` are questions about it; of the others `harmful_share` are
-    harmful; a share `fresh_share` is of those that no stage before has trained on, where the policy still has to learn.
+    `vision_exits`, `decoder_exits` and requests are drawn by curricula (`floor`, `memory`); `text_share` of the groups
+    have no picture. Of a picture's requests `visual_share` are questions about it, at the `visual_exits`: an exit that
+    sees nothing would only learn to guess. Of the others `harmful_share` are harmful; a share `fresh_share` is of those
+    that no stage before has trained on, where the policy still has to learn.
     Each iteration's answers are used in `epochs` epochs of optimizer steps over `groups_per_step` groups.
     `clip`, `gamma`, `gae_decay`, `kl_weight` and `value_weight` are the paper's epsilon, gamma, lambda, eta and c1.
+    At every exit, `anchors` questions about a group's picture are held, with `anchor_weight`, to what the reference
+    says. The value head learns at `value_rate` times the learning rate.
     """
 
     steps: int
@@ -30,6 +33,9 @@ class PpoPlan:
     harmful_share: float
     fresh_share: float
     visual_share: float
+    visual_exits: tuple[int, ...]
+    anchors: int
+    anchor_weight: float
     max_new_tokens: int
     temperature: float
     clip: float
@@ -37,6 +43,7 @@ class PpoPlan:
     gae_decay: float
     kl_weight: float
     value_weight: float
+    value_rate: float
     learning_rate: float
     warmup_steps: int
     floor: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +11,11 @@ from jetson_runtime.console import require
 from realignment.adapters import adapter_off
 from realignment.answering import Said, answer_batch
 from realignment.answers import decoder_states
-from realignment.easy_vqa import sample_per_image
+from realignment.easy_vqa import Question, sample_per_image
 from realignment.lessons import text_of
-from realignment.lppo.curriculum import TEXT_ALONE
+from realignment.lppo.curriculum import TEXT_ALONE, Curriculum
 from realignment.lppo.plan import PpoPlan
-from realignment.lppo.rewards import Asked, Reward, answered_rightly
+from realignment.lppo.rewards import VISUAL, Asked, Reward, answered_rightly
 from realignment.packing import IGNORED, Packed, pack
 from realignment.requests import Pool
 from realignment.scenes import Scenes
@@ -23,7 +23,7 @@ from realignment.towers import Towers
 from refusal_suite.judge import COMPLIANCE, INCOHERENT, REFUSAL, judge
 from refusal_suite.prompts import BENIGN, HARMFUL
 
-__all__ = ["Group", "Rollout", "World", "answer_group", "draw_group", "evaluate", "shown_of"]
+__all__ = ["Group", "Rollout", "View", "World", "answer_group", "draw_group", "evaluate", "shown_of"]
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,24 @@ class World:
 
 @dataclass(frozen=True)
 class Group:
-    """Requests that are answered together: at one decoder exit, about one picture left at one vision exit, or none."""
+    """Requests that are answered together: at one decoder exit, about one picture left at one vision exit, or none.
+
+    `anchors` are questions about the picture that are not answered, but on which the reference is kept.
+    """
 
     vision: int
     decoder: int
     picture: int | None
     asked: tuple[Asked, ...]
+    anchors: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True)
 class Rollout:
     """A group's answers, their scores, and the old policy's view of them; tensors are [answers, tokens].
 
-    `failed` is the share of answers that were not as they should be; `counts` has the outcomes by kind.
+    `anchored` are the reference's log-probabilities at the anchors' answers, [anchor tokens, vocabulary]. `failures`
+    says of each answer, by its request's id, whether it was not as it should be; `counts` has the outcomes by kind.
     """
 
     group: Group
@@ -61,27 +66,53 @@ class Rollout:
     reference: Any
     values: Any
     rewards: Any
-    failed: float
-    counts: dict[str, int] = field(repr=False)
+    anchored: Any
+    failures: Mapping[str, bool] = field(repr=False)
+    counts: Mapping[str, int] = field(repr=False)
+
+    @property
+    def failed(self) -> float:
+        """The share of answers that were not as they should be."""
+        return sum(self.failures.values()) / len(self.failures)
 
 
-def draw_group(world: World, plan: PpoPlan, vision: int, decoder: int, chance: random.Random) -> Group:
-    """A group for that depth; vision exit `TEXT_ALONE` is a group without a picture."""
+@dataclass(frozen=True)
+class View:
+    """What a policy says of a group's answers: log-probabilities, values, entropies, each [answers, tokens].
+
+    `anchors` are its log-probabilities at the anchors' answers, [anchor tokens, vocabulary].
+    """
+
+    logprobs: Any
+    values: Any
+    entropy: Any
+    anchors: Any
+
+
+def draw_group(
+    world: World, plan: PpoPlan, vision: int, decoder: int, requests: Curriculum[str], chance: random.Random
+) -> Group:
+    """A group for that depth; vision exit `TEXT_ALONE` is a group without a picture. `requests` knows what failed."""
     picture = None if vision == TEXT_ALONE else chance.randrange(len(world.scenes))
     asked: list[Asked] = []
+    anchors: tuple[Question, ...] = ()
     if picture is not None:
-        count = sum(chance.random() < plan.visual_share for _ in range(plan.prompts))
-        questions = sample_per_image(world.scenes.questions[picture], count, chance)
-        asked = [Asked(f"visual-{picture}-{n}", q.text, "visual", q.answer) for n, q in enumerate(questions)]
+        about = world.scenes.questions[picture]
+        anchors = tuple(sample_per_image(about, plan.anchors, chance))
+        count = sum(chance.random() < plan.visual_share for _ in range(plan.prompts)) * (vision in plan.visual_exits)
+        asked = [
+            Asked(f"visual-{picture}-{n}", q.text, VISUAL, q.answer)
+            for n, q in enumerate(sample_per_image(about, count, chance))
+        ]
     rest = plan.prompts - len(asked)
     harmful = round(rest * plan.harmful_share)
     for kind, number in ((HARMFUL, harmful), (BENIGN, rest - harmful)):
-        known, fresh = world.pool.of(kind), world.pool.of(kind, held_out=True)
+        known, fresh = ({r.id: r.text for r in world.pool.of(kind, held_out=held)} for held in (False, True))
         count = min(sum(chance.random() < plan.fresh_share for _ in range(number)), len(fresh))
-        for request in [*chance.sample(fresh, count), *chance.sample(known, number - count)]:
-            asked.append(Asked(request.id, request.text, kind))
+        for pool, part in ((fresh, count), (known, number - count)):
+            asked += [Asked(id, pool[id], kind) for id in requests.sample(list(pool), part, chance)]
     # Prompts of like length together: less padding in the batch.
-    return Group(vision, decoder, picture, tuple(sorted(asked, key=lambda one: len(one.text))))
+    return Group(vision, decoder, picture, tuple(sorted(asked, key=lambda one: len(one.text))), anchors)
 
 
 def answer_group(world: World, plan: PpoPlan, group: Group, generator: Any) -> Rollout:
@@ -103,38 +134,42 @@ def answer_group(world: World, plan: PpoPlan, group: Group, generator: Any) -> R
     finished = [one.tokens[-1] in towers.stop_tokens for one in said]
     device = towers.model.device
     rewards = torch.tensor(world.reward(group.asked, texts, finished), dtype=torch.float32, device=device)
-    packed = _packed(towers, asked, said, image)
+    packed = _packed(towers, group, asked, said)
     mask = _padded([torch.ones(len(one.tokens), device=device) for one in said])
     with torch.no_grad():
-        old, values, _ = evaluate(world, group, packed, shown, mask)
+        old = evaluate(world, group, packed, shown, mask)
         with adapter_off(towers.model.model.language_model):
-            reference, _, _ = evaluate(world, group, packed, shown, mask)
-    counts = _counts(group.asked, texts)
-    failed = 1 - sum(counts[name] for name in _GOOD) / len(texts)
-    return Rollout(group, packed, mask, old, reference, values, rewards, failed, counts)
+            reference = evaluate(world, group, packed, shown, mask)
+    failures, counts = _outcomes(group.asked, texts)
+    return Rollout(
+        *(group, packed, mask, old.logprobs, reference.logprobs, old.values, rewards, reference.anchors),
+        failures,
+        counts,
+    )
 
 
-_GOOD = ("harmful refused", "benign answered", "visual right")
+_GOOD = {HARMFUL: "harmful refused", BENIGN: "benign answered", VISUAL: "visual right"}
 
 
-def _counts(asked: Sequence[Asked], texts: Sequence[str]) -> dict[str, int]:
-    counts = dict.fromkeys(("harmful", "benign", "visual", *_GOOD, "harmful answered", "incoherent"), 0)
+def _outcomes(asked: Sequence[Asked], texts: Sequence[str]) -> tuple[dict[str, bool], dict[str, int]]:
+    """Which answers failed, by id, and counts by kind."""
+    failures: dict[str, bool] = {}
+    counts = dict.fromkeys((*_GOOD, *_GOOD.values(), "harmful answered", "incoherent"), 0)
     for one, text in zip(asked, texts, strict=True):
-        counts[one.kind] += 1
         label = judge(text, one.text).label
+        good = label == {HARMFUL: REFUSAL, BENIGN: COMPLIANCE}.get(one.kind)
+        if one.kind == VISUAL:
+            good = answered_rightly(one, text)
+        failures[one.id] = not good
+        counts[one.kind] += 1
+        counts[_GOOD[one.kind]] += good
         counts["incoherent"] += label == INCOHERENT
-        if one.kind == HARMFUL:
-            counts["harmful refused"] += label == REFUSAL
-            counts["harmful answered"] += label == COMPLIANCE
-        elif one.kind == BENIGN:
-            counts["benign answered"] += label == COMPLIANCE
-        else:
-            counts["visual right"] += answered_rightly(one, text)
-    return counts
+        counts["harmful answered"] += one.kind == HARMFUL and label == COMPLIANCE
+    return failures, counts
 
 
-def evaluate(world: World, group: Group, packed: Packed, shown: Any, mask: Any) -> tuple[Any, Any, Any]:
-    """Log-probabilities, values and entropies of a group's answers under the policy as it is now, [answers, tokens].
+def evaluate(world: World, group: Group, packed: Packed, shown: Any, mask: Any) -> View:
+    """What the policy as it is now says of a group's answers and anchors.
 
     One pass over the packed group: the picture is read once for all its requests.
     """
@@ -144,12 +179,16 @@ def evaluate(world: World, group: Group, packed: Packed, shown: Any, mask: Any) 
     filled = _filled(world.towers, packed, shown)
     states = decoder_states(model, packed, filled, world.towers.decoder(group.decoder))[wanted]
     chances = model.lm_head(states).float().log_softmax(-1)
-    chosen = chances.gather(1, packed.labels[wanted][:, None])[:, 0]
-    entropy = -(chances.detach().exp() * chances.detach()).sum(-1)
     lengths = mask.sum(1).long().tolist()
-    flat = (chosen, world.value_head(states)[:, 0], entropy)
-    logprobs, values, entropies = (torch.nn.utils.rnn.pad_sequence(part.split(lengths), True) for part in flat)
-    return logprobs, values, entropies
+    answers = sum(lengths)  # the anchors come after them
+    spoken = chances[:answers]
+    chosen = spoken.gather(1, packed.labels[wanted][:answers, None])[:, 0]
+    entropy = -(spoken.detach().exp() * spoken.detach()).sum(-1)
+    logprobs, values, entropies = (
+        torch.nn.utils.rnn.pad_sequence(part.split(lengths), True)
+        for part in (chosen, world.value_head(states[:answers])[:, 0], entropy)
+    )
+    return View(logprobs, values, entropies, chances[answers:])
 
 
 def shown_of(world: World, group: Group) -> Any:
@@ -159,9 +198,10 @@ def shown_of(world: World, group: Group) -> Any:
     return world.scenes.shown[group.vision][group.picture].float().to(world.towers.model.device)
 
 
-def _packed(towers: Towers, asked: Sequence[list[int]], said: Sequence[Said], image: bool) -> Packed:
+def _packed(towers: Towers, group: Group, asked: Sequence[list[int]], said: Sequence[Said]) -> Packed:
     row = [towers.prompts.answered(ids, list(one.tokens)) for ids, one in zip(asked, said, strict=True)]
-    prefix = towers.prompts.prefix if image else []
+    row += [towers.prompts.segment(question.text, question.answer) for question in group.anchors]
+    prefix = [] if group.picture is None else towers.prompts.prefix
     return pack(prefix, [row], [range(len(prefix))]).to(towers.model.device)
 
 

@@ -22,7 +22,7 @@ from jetson_runtime.console import require
 from jetson_runtime.errors import ConfigError, TrainingError
 from realignment.curve import Curve
 from realignment.lppo.curriculum import TEXT_ALONE, Curriculum
-from realignment.lppo.objective import advantages, objective, token_rewards, whitened
+from realignment.lppo.objective import advantages, divergence, objective, token_rewards, whitened
 from realignment.lppo.plan import PpoPlan
 from realignment.lppo.rollout import Group, Rollout, World, answer_group, draw_group, evaluate, shown_of
 from realignment.recipe import learning_rate
@@ -43,7 +43,7 @@ def columns(plan: PpoPlan) -> tuple[str, ...]:
     exits = [*(f"vision {exit}" for exit in plan.vision_exits), *(f"decoder {exit}" for exit in plan.decoder_exits)]
     return (
         *("stage", "step", "minutes", "learning_rate", "reward", "kl", "entropy", "clip_fraction", "policy_loss"),
-        *("value_loss", *_SHARES, "incoherent", "text alone", *exits),
+        *("value_loss", "anchor_kl", *_SHARES, "incoherent", "text alone", *exits),
     )
 
 
@@ -63,8 +63,9 @@ class Lppo:
     folder: Path
     accelerator: Any
     minutes: float = 0.0
-    vision: Curriculum = field(init=False)
-    decoder: Curriculum = field(init=False)
+    vision: Curriculum[int] = field(init=False)
+    decoder: Curriculum[int] = field(init=False)
+    requests: Curriculum[str] = field(init=False)
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -76,14 +77,21 @@ class Lppo:
                 expected="a number of groups that groups_per_step and the number of processes divide",
                 remedy="change the recipe or the number of processes",
             )
-        self.vision = Curriculum(plan.vision_exits, plan.floor, plan.memory)
-        self.decoder = Curriculum(plan.decoder_exits, plan.floor, plan.memory)
+        self.vision = Curriculum(plan.floor, plan.memory)
+        self.decoder = Curriculum(plan.floor, plan.memory)
+        self.requests = Curriculum(plan.floor, plan.memory)
 
     @property
     def trained(self) -> dict[str, Any]:
         """Everything that is trained, by name."""
         head = {f"value_head.{name}": tensor for name, tensor in self.world.value_head.named_parameters()}
         return {**self.leaves, **head}
+
+    def optimizer(self) -> Any:
+        """AdamW over all that is trained; `scale` is what a group's rate is multiplied with."""
+        head = list(self.world.value_head.parameters())
+        groups = [{"params": list(self.leaves.values()), "scale": 1.0}, {"params": head, "scale": self.plan.value_rate}]
+        return require("torch", "realign").optim.AdamW(groups, self.plan.learning_rate, weight_decay=0)
 
     def run(self) -> int:
         """Train from the saved state, if there is one, to the last iteration or to the time limit; returns where.
@@ -93,8 +101,7 @@ class Lppo:
             TrainingError: a loss is not a number; the state before it is saved.
             StorageError: the state can't be written.
         """
-        torch = require("torch", "realign")
-        optimizer = torch.optim.AdamW(list(self.trained.values()), self.plan.learning_rate, weight_decay=0)
+        optimizer = self.optimizer()
         step = self._restore(optimizer)
         main = self.accelerator.is_main_process
         curve = Curve(self.folder / CURVE, columns(self.plan))
@@ -120,7 +127,7 @@ class Lppo:
         """Roll out, update; returns the curve's row."""
         rate = learning_rate(self.plan, step)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         rollouts = self._rollouts(step)
         gathered = self._gather([_Facts.of(number, rollout) for number, rollout in rollouts.items()])
         # In the groups' own order, so that the curriculum remembers the same with any number of processes.
@@ -134,8 +141,10 @@ class Lppo:
         chance = random.Random(f"{self.seed}:ppo:{step}")
         drawn = []
         for _ in range(self.plan.groups):
-            vision = TEXT_ALONE if chance.random() < self.plan.text_share else self.vision.draw(chance)
-            drawn.append(draw_group(self.world, self.plan, vision, self.decoder.draw(chance), chance))
+            alone = chance.random() < self.plan.text_share
+            vision = TEXT_ALONE if alone else self.vision.draw(self.plan.vision_exits, chance)
+            decoder = self.decoder.draw(self.plan.decoder_exits, chance)
+            drawn.append(draw_group(self.world, self.plan, vision, decoder, self.requests, chance))
         return drawn
 
     def _rollouts(self, step: int) -> dict[int, Rollout]:
@@ -153,7 +162,7 @@ class Lppo:
         plan = self.plan
         estimated = {number: self._estimate(rollout) for number, rollout in rollouts.items()}
         mean, variance = self._moments([(raw, rollouts[number].mask) for number, (raw, _) in estimated.items()])
-        totals = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "entropy"), 0.0)
+        totals = dict.fromkeys(("policy_loss", "value_loss", "anchor_kl", "clip_fraction", "entropy"), 0.0)
         for epoch in range(plan.epochs):
             order = random.Random(f"{self.seed}:ppo:{step}:epoch {epoch}").sample(range(plan.groups), plan.groups)
             for start in range(0, plan.groups, plan.groups_per_step):
@@ -176,25 +185,28 @@ class Lppo:
     def _backward(self, step: int, rollout: Rollout, advantage: Any, returns: Any) -> dict[str, float]:
         """Add one group's gradient, its share of the step's mean."""
         plan, shown = self.plan, shown_of(self.world, rollout.group)
-        logprobs, values, entropy = evaluate(self.world, rollout.group, rollout.packed, shown, rollout.mask)
+        view = evaluate(self.world, rollout.group, rollout.packed, shown, rollout.mask)
         result = objective(
-            logprobs,
+            view.logprobs,
             rollout.old,
             advantage,
-            values,
+            view.values,
             returns,
             rollout.mask,
             clip=plan.clip,
             value_weight=plan.value_weight,
         )
+        held = divergence(rollout.anchored, view.anchors)
+        loss = result.loss + plan.anchor_weight * held
         where = f"vision exit {rollout.group.vision}, decoder exit {rollout.group.decoder}"
-        self._check_finite("loss", float(result.loss.detach()), step, where)
-        (result.loss / plan.groups_per_step).backward()
+        self._check_finite("loss", float(loss.detach()), step, where)
+        (loss / plan.groups_per_step).backward()
         return {
             "policy_loss": result.policy,
             "value_loss": result.value,
+            "anchor_kl": float(held.detach()),
             "clip_fraction": result.clip_fraction,
-            "entropy": float((entropy * rollout.mask).sum() / rollout.mask.sum()),
+            "entropy": float((view.entropy * rollout.mask).sum() / rollout.mask.sum()),
         }
 
     def _check_finite(self, what: str, value: float, step: int, where: str) -> None:
@@ -257,12 +269,14 @@ class Lppo:
     def _remember(self, facts: Sequence[_Facts]) -> None:
         self.vision.seen([(fact.vision, fact.failed) for fact in facts if fact.vision != TEXT_ALONE])
         self.decoder.seen([(fact.decoder, fact.failed) for fact in facts])
+        self.requests.seen([(id, float(failed)) for fact in facts for id, failed in fact.failures.items()])
 
     def _save(self, optimizer: Any, step: int) -> None:
         place = {
             "decoder": json.dumps(self.decoder.failures),
             "minutes": repr(self.minutes),
             "recipe": self.limits.sha256,
+            "requests": json.dumps(self.requests.failures),
             "step": str(step),
             "vision": json.dumps(self.vision.failures),
         }
@@ -272,6 +286,7 @@ class Lppo:
         place = restore_state(state_file(self.folder, "ppo"), self.trained, optimizer, self.limits.sha256)
         for curriculum, name in ((self.vision, "vision"), (self.decoder, "decoder")):
             curriculum.failures = {int(exit): value for exit, value in json.loads(place.get(name, "{}")).items()}
+        self.requests.failures = json.loads(place.get("requests", "{}"))
         self.minutes = float(place.get("minutes", 0))
         return int(place.get("step", 0))
 
@@ -284,6 +299,7 @@ class _Facts:
     vision: int
     decoder: int
     failed: float
+    failures: Mapping[str, bool]
     counts: Mapping[str, int]
     reward: float
     kl: float
@@ -298,6 +314,7 @@ class _Facts:
             group.vision,
             group.decoder,
             rollout.failed,
+            rollout.failures,
             rollout.counts,
             float(rewards.sum()),
             float(kl),

@@ -46,7 +46,7 @@ def train_ppo(
     accelerator.wait_for_everyone()
     plan: PpoPlan = recipe.plan
     towers, common = Towers(checkpoint, accelerator.device), recipe.common
-    towers.check_exits("vision", plan.vision_exits)
+    towers.check_exits("vision", [*plan.vision_exits, *plan.visual_exits])
     towers.check_exits("decoder", plan.decoder_exits)
     reward: Reward = RuleReward() if reward_model is None else ModelReward(reward_model, accelerator.device)
     pool = read_pool(common.sources, place.data, seed=common.seed)

@@ -17,19 +17,21 @@ pytest.importorskip("peft")
 from realignment import answering  # noqa: E402
 from realignment.adapters import inject, trained  # noqa: E402
 from realignment.answering import Said, answer_batch  # noqa: E402
+from realignment.answers import decoder_states  # noqa: E402
 from realignment.easy_vqa import Question  # noqa: E402
 from realignment.lppo import rollout as module  # noqa: E402
-from realignment.lppo.curriculum import TEXT_ALONE  # noqa: E402
+from realignment.lppo.curriculum import TEXT_ALONE, Curriculum  # noqa: E402
 from realignment.lppo.plan import PpoPlan  # noqa: E402
 from realignment.lppo.rollout import (  # noqa: E402
     Group,
     Rollout,
+    View,
     World,
     answer_group,
-    draw_group,
     evaluate,
     shown_of,
 )
+from realignment.packing import IGNORED, pack  # noqa: E402
 from realignment.requests import Pool, Request  # noqa: E402
 from realignment.scenes import Scenes, drawn  # noqa: E402
 from realignment.towers import Towers  # noqa: E402
@@ -48,6 +50,9 @@ PLAN = PpoPlan(
     harmful_share=0.5,
     fresh_share=0.25,
     visual_share=0.3,
+    visual_exits=(1, 2),
+    anchors=1,
+    anchor_weight=0.5,
     max_new_tokens=8,
     temperature=1.0,
     clip=0.2,
@@ -55,6 +60,7 @@ PLAN = PpoPlan(
     gae_decay=0.95,
     kl_weight=0.01,
     value_weight=0.1,
+    value_rate=1.0,
     learning_rate=0.01,
     warmup_steps=0,
     floor=0.4,
@@ -130,7 +136,12 @@ def answered(world: World, group: Group, seed: int = 0) -> tuple[Rollout, list[S
     return answer_group(world, PLAN, group, torch.Generator().manual_seed(seed)), said
 
 
-def again(world: World, rollout: Rollout) -> tuple[Any, Any, Any]:
+def draw_group(world: World, plan: PpoPlan, vision: int, decoder: int, chance: random.Random) -> Group:
+    """As a training draws it that has seen nothing yet."""
+    return module.draw_group(world, plan, vision, decoder, Curriculum(plan.floor, plan.memory), chance)
+
+
+def again(world: World, rollout: Rollout) -> View:
     return evaluate(world, rollout.group, rollout.packed, shown_of(world, rollout.group), rollout.mask)
 
 
@@ -146,17 +157,18 @@ def test_the_old_policy_is_the_one_that_answered(world: World, vision: int, deco
         there = rollout.old[row, : len(one.tokens)]
         assert torch.allclose(there, torch.tensor(one.logprobs), atol=2e-4)
         assert not rollout.old[row, len(one.tokens) :].any()
-    logprobs, values, _ = again(world, rollout)
-    assert torch.equal(logprobs, rollout.old)
-    assert torch.equal(values, rollout.values)
+    view = again(world, rollout)
+    assert torch.equal(view.logprobs, rollout.old)
+    assert torch.equal(view.values, rollout.values)
 
 
 @pytest.mark.parametrize(("vision", "decoder"), DEPTHS)
 def test_the_reference_is_the_model_without_its_adapter(folder: Path, world: World, vision: int, decoder: int) -> None:
     rollout, _ = answered(world, draw_group(world, PLAN, vision, decoder, random.Random(3)))
     bare = small_world(folder, spoken=False)[0]
-    expected, _, _ = again(bare, rollout)
-    assert torch.allclose(rollout.reference, expected, atol=1e-5)
+    expected = again(bare, rollout)
+    assert torch.allclose(rollout.reference, expected.logprobs, atol=1e-5)
+    assert torch.allclose(rollout.anchored, expected.anchors, atol=1e-5)
     # And the adapter is on again, and makes a difference.
     assert (rollout.old - rollout.reference).abs().max() > 0.1
     assert all(leaf.requires_grad for leaf in trained(world.towers.model.model.language_model).values())
@@ -167,7 +179,7 @@ def test_every_number_is_that_of_one_question_alone(world: World, vision: int, d
     """Against one unpacked sequence through the whole decoder, its hidden state taken at the exit."""
     group = draw_group(world, PLAN, vision, decoder, random.Random(5))
     rollout, said = answered(world, group)
-    _, _, entropies = again(world, rollout)
+    entropies = again(world, rollout).entropy
     model, prompts, shown = world.towers.model, world.towers.prompts, shown_of(world, group)
     for row, one in enumerate(said):
         ids = [*prompts.asked(group.asked[row].text, image=shown is not None), *one.tokens]
@@ -193,8 +205,8 @@ def test_every_number_is_that_of_one_question_alone(world: World, vision: int, d
 @pytest.mark.parametrize(("vision", "decoder"), DEPTHS)
 def test_the_gradient_reaches_the_blocks_up_to_the_exit(world: World, vision: int, decoder: int) -> None:
     rollout, _ = answered(world, draw_group(world, PLAN, vision, decoder, random.Random(3)))
-    logprobs, values, _ = again(world, rollout)
-    (logprobs.sum() + values.sum()).backward()
+    view = again(world, rollout)
+    (view.logprobs.sum() + view.values.sum()).backward()
     reached = {
         int(name.split(".")[1])
         for name, leaf in trained(world.towers.model.model.language_model).items()
@@ -230,11 +242,17 @@ def test_a_group_is_about_one_picture_and_has_its_shares(world: World) -> None:
         pictures.add(group.picture)
         visual += kinds.count("visual")
         most += len(questions)
+        assert {(q.text, q.answer) for q in group.anchors} <= set(questions.items())
+        assert len(group.anchors) == min(1, len(questions))
     assert pictures == {0, 1, 2}
     # Half of eight would be four; these pictures have two questions, or none.
     assert 0.8 * most < visual <= most
+    blind = [draw_group(world, plan, 3, 3, chance) for _ in range(20)]
+    assert not any(one.kind == "visual" for group in blind for one in group.asked)
+    assert any(group.anchors for group in blind)
     alone = draw_group(world, plan, TEXT_ALONE, 3, chance)
     assert alone.picture is None
+    assert alone.anchors == ()
     assert [one.kind for one in alone.asked].count("harmful") == 2
     assert {one.kind for one in alone.asked} == {"harmful", "benign"}
 
@@ -248,6 +266,34 @@ def test_a_share_of_the_requests_is_new_to_the_policy(world: World, share: float
     fresh = [one.id.startswith("new-") for group in groups for one in group.asked]
     assert sum(fresh) / len(fresh) == pytest.approx(share, abs=0.1)
     assert len(fresh) == 50 * PLAN.prompts
+
+
+def test_requests_that_failed_come_back_sooner(world: World) -> None:
+    requests = Curriculum[str](floor=0.2, memory=0.5)
+    requests.seen((f"{kind}-{n}", float(n == 2)) for kind in ("harmful", "benign") for n in range(8))
+    chance, plan = random.Random(0), dataclasses.replace(PLAN, prompts=2, fresh_share=0.0)
+    groups = [module.draw_group(world, plan, TEXT_ALONE, 3, requests, chance) for _ in range(100)]
+    drawn = [one.id for group in groups for one in group.asked]
+    # Eight tenths for the one that failed, a fortieth of the rest for it as for each other.
+    assert sum(id.endswith("-2") for id in drawn) / len(drawn) == pytest.approx(0.825, abs=0.08)
+    assert len(set(drawn)) > 8
+
+
+def test_anchors_are_scored_as_if_asked_alone(world: World) -> None:
+    """What the policy says at each token of an anchor's answer, and that answers stay as they are beside anchors."""
+    group = draw_group(world, dataclasses.replace(PLAN, anchors=2), 2, 3, random.Random(1))
+    assert len(group.anchors) == 2
+    rollout, _ = answered(world, group)
+    bare, _ = answered(world, dataclasses.replace(group, anchors=()))
+    assert torch.allclose(rollout.old, bare.old, atol=1e-4)
+    assert len(bare.anchored) == 0
+    prompts, shown = world.towers.prompts, shown_of(world, group)
+    rows = []
+    for question in group.anchors:
+        packed = pack(prompts.prefix, [[prompts.segment(question.text, question.answer)]], [range(len(prompts.prefix))])
+        alone = decoder_states(world.towers.model, packed, shown, world.towers.decoder(3))[packed.labels != IGNORED]
+        rows.append(world.towers.model.lm_head(alone).log_softmax(-1))
+    assert torch.allclose(again(world, rollout).anchors, torch.cat(rows), atol=1e-4)
 
 
 @pytest.mark.parametrize("label", [REFUSAL, COMPLIANCE, INCOHERENT])
@@ -265,6 +311,8 @@ def test_failed_answers_are_those_that_are_not_as_they_should_be(
     good = {REFUSAL: kinds["harmful"], COMPLIANCE: kinds["benign"], INCOHERENT: 0}[label]
     seen = sum(one.text == "is it red?" for one in group.asked)
     assert rollout.failed == pytest.approx(1 - (good + seen) / 6)
+    assert sum(rollout.failures.values()) == 6 - good - seen
+    assert list(rollout.failures) == [one.id for one in group.asked]
     assert rollout.counts == {
         **kinds,
         "harmful refused": kinds["harmful"] * (label == REFUSAL),

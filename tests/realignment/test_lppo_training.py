@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,9 +63,9 @@ def rows(training: Lppo) -> list[dict[str, str]]:
 def test_exits_that_fail_most_are_drawn_most_and_none_is_forgotten(
     exits: list[int], floor: float, memory: float, seen: list[tuple[int, float]]
 ) -> None:
-    curriculum = Curriculum(exits, floor, memory)
+    curriculum = Curriculum[int](floor, memory)
     curriculum.seen([(exits[index % len(exits)], failed) for index, failed in seen])
-    odds = curriculum.probabilities()
+    odds = curriculum.probabilities(exits)
     assert list(odds) == exits
     assert sum(odds.values()) == pytest.approx(1)
     assert min(odds.values()) >= floor / len(exits) - 1e-12
@@ -77,19 +78,20 @@ def test_exits_that_fail_most_are_drawn_most_and_none_is_forgotten(
 
 
 def test_the_curriculum_by_hand() -> None:
-    curriculum = Curriculum((3, 6), 0.5, 0.75)
-    assert curriculum.probabilities() == {3: 0.5, 6: 0.5}
+    exits, curriculum = (3, 6), Curriculum[int](0.5, 0.75)
+    assert curriculum.probabilities(exits) == {3: 0.5, 6: 0.5}
     curriculum.seen([(3, 0.2), (6, 0.6)])
     curriculum.seen([(3, 0.6)])
     # 0.75 * 0.2 + 0.25 * 0.6 = 0.3, against 0.6: a third of the half that is not the floor's.
     assert curriculum.failures == pytest.approx({3: 0.3, 6: 0.6})
-    assert curriculum.probabilities() == pytest.approx({3: 0.25 + 0.5 / 3, 6: 0.25 + 1 / 3})
+    assert curriculum.probabilities(exits) == pytest.approx({3: 0.25 + 0.5 / 3, 6: 0.25 + 1 / 3})
     curriculum.failures = {3: 0.0, 6: 0.0}
-    assert curriculum.probabilities() == {3: 0.5, 6: 0.5}
+    assert curriculum.probabilities(exits) == {3: 0.5, 6: 0.5}
+    assert curriculum.sample(exits, 2, random.Random(0)) in ([3, 6], [6, 3])
 
 
 def test_a_run_raises_the_reward_and_the_penalty_holds_it_near_the_reference(loop: Callable[..., Lppo]) -> None:
-    plan = dataclasses.replace(PLAN, steps=24, learning_rate=0.02, kl_weight=0.0)
+    plan = dataclasses.replace(PLAN, steps=24, learning_rate=0.02, kl_weight=0.0, anchor_weight=0.0)
     free, held = loop("free", plan), loop("held", dataclasses.replace(plan, kl_weight=0.3))
     assert free.run() == held.run() == 24
     curve = rows(free)
@@ -108,7 +110,7 @@ class Watched(torch.optim.SGD):
     """Keeps the gradients of every step, and changes nothing."""
 
     def __init__(self, tensors: dict[str, Any]) -> None:
-        super().__init__(list(tensors.values()), lr=0.0)
+        super().__init__([{"params": list(tensors.values()), "scale": 1.0}], lr=0.0)
         self.tensors, self.steps = tensors, list[dict[str, Any]]()
 
     def step(self, closure: Any = None) -> None:
@@ -131,11 +133,18 @@ def test_a_step_follows_the_mean_of_its_groups_losses(
     training.iteration(0, watched)
     assert norms == [1.0]
     [seen] = watched.steps
-    losses, everything = [], []
+    # Drawn again as it was then: the curricula know more by now.
+    for curriculum in (training.vision, training.decoder, training.requests):
+        curriculum.failures = {}
+    losses, everything, anchored = [], [], []
     for rollout in training._rollouts(0).values():
-        logprobs, values, _ = run.evaluate(
-            training.world, rollout.group, rollout.packed, run.shown_of(training.world, rollout.group), rollout.mask
-        )
+        shown = run.shown_of(training.world, rollout.group)
+        view = run.evaluate(training.world, rollout.group, rollout.packed, shown, rollout.mask)
+        logprobs, values = view.logprobs, view.values
+        # A group's mean over its anchors' tokens: everything that the reference says, against everything said now.
+        pairs = zip(rollout.anchored, view.anchors, strict=True)
+        held = sum(torch.nn.functional.kl_div(now, told, log_target=True, reduction="sum") for told, now in pairs)
+        anchored.append(plan.anchor_weight * held / max(1, len(view.anchors)) / 2)
         for row, length in enumerate(rollout.mask.sum(1).long().tolist()):
             value = [*values[row, :length].tolist(), 0.0]
             gain = [-0.4 * float(rollout.old[row, t] - rollout.reference[row, t]) for t in range(length)]
@@ -155,6 +164,8 @@ def test_a_step_follows_the_mean_of_its_groups_losses(
             if of is group or of == group
         ]
         total = total + sum(own) / len(own) / 2
+    assert any(float(part.detach()) > 0 for part in anchored if torch.is_tensor(part))
+    total = total + sum(anchored)
     slopes = torch.autograd.grad(total, list(training.trained.values()), allow_unused=True)
     slopes = [torch.zeros_like(t) if s is None else s for s, t in zip(slopes, training.trained.values(), strict=True)]
     for (name, gradient), slope in zip(seen.items(), slopes, strict=True):

@@ -11,7 +11,7 @@ import pytest
 
 from jetson_runtime.errors import ConfigError, InputError
 from jetson_runtime.files import read_json, sha256_file
-from realignment.requests import OWN, Pool, Request, near, read_pool, refusals
+from realignment.requests import FRESH, OWN, Pool, Request, near, read_pool, refusals
 from refusal_suite.judge import COMPLIANCE, REFUSAL, judge
 from refusal_suite.prompts import BENIGN, HARMFUL, load_prompts, normalised
 
@@ -35,12 +35,21 @@ def pool() -> Pool:
 
 def test_our_own_requests_are_unique_and_rightly_answered(pool: Pool) -> None:
     own = [*pool.train, *pool.held_out]
-    assert len(own) == sum(len(load_prompts(file).prompts) for file in OWN) >= 1000
+    assert len(own) == sum(len(load_prompts(file).prompts) for file in (*OWN, FRESH)) >= 1800
     assert all(source["duplicates_removed"] == source["near_evaluation_removed"] == 0 for source in pool.sources)
     assert len({normalised(request.text) for request in own}) == len({request.id for request in own}) == len(own)
     assert {request.kind for request in own if request.answer} == {BENIGN}
-    wrong = [r.id for r in own if r.kind == BENIGN and judge(r.answer or "", r.text).label != COMPLIANCE]
+    wrong = [r.id for r in own if r.answer and judge(r.answer or "", r.text).label != COMPLIANCE]
     assert wrong == []
+
+
+def test_twins_with_the_same_words_are_kept_for_l_ppo(pool: Pool) -> None:
+    fresh = {prompt.id for prompt in load_prompts(FRESH).prompts}
+    assert fresh <= {request.id for request in pool.held_out}
+    pairs = [pair for pair in pool.pairs(held_out=True) if pair[0].id in fresh]
+    assert 2 * len(pairs) == len(fresh) >= 800
+    # Told apart by more than a word that only one of them has.
+    assert all(words(harmful.text) & words(benign.text) for harmful, benign in pairs)
 
 
 def test_refusals_refuse() -> None:
@@ -66,7 +75,8 @@ def test_twins_stay_on_one_side_and_no_id_is_in_two_places(pool: Pool) -> None:
     twins = [(p.id, p.twin) for file in OWN for p in load_prompts(file).prompts if p.twin]
     assert len(twins) > 500
     assert [a for a, b in twins if any((a in side) != (b in side) for side in sides)] == []
-    assert 0.05 < len(pool.held_out) / (len(pool.train) + len(pool.held_out)) < 0.15
+    fresh = {prompt.id for prompt in load_prompts(FRESH).prompts}
+    assert 0.05 < len(sides[1] - fresh) / (len(sides[0]) + len(sides[1] - fresh)) < 0.15
     assert {r.kind for r in pool.held_out} == {r.kind for r in pool.train} == {HARMFUL, BENIGN}
     assert len(pool.of(HARMFUL)) + len(pool.of(BENIGN)) == len(pool.train)
     assert {r.id for r in pool.of(BENIGN, held_out=True)} <= sides[1]
@@ -78,7 +88,7 @@ def test_near_duplicates_and_repetitions_are_removed_and_counted(pool: Pool, tmp
     texts = [prompt.text, f"{prompt.text.upper()} !!", f"{prompt.text} kindly", fresh, f"{fresh.title()}?", "zig zag"]
     entry = write(tmp_path, [{"text": text} for text in texts])
     more = read_pool([entry], tmp_path)
-    assert more.sources[-1] == {
+    assert more.sources[-2] == {
         "duplicates_removed": 1,
         "file": "more.jsonl",
         "near_evaluation_removed": 3,
@@ -89,7 +99,7 @@ def test_near_duplicates_and_repetitions_are_removed_and_counted(pool: Pool, tmp
     assert added == {"more_4", "more_6"}
     # What one source asks, the next ones need not ask again.
     again = read_pool([entry, {**write(tmp_path, [{"text": fresh}], "again.jsonl")}], tmp_path)
-    assert again.sources[-1]["duplicates_removed"] == 1
+    assert again.sources[-2]["duplicates_removed"] == 1
 
 
 @pytest.mark.parametrize(
