@@ -52,14 +52,9 @@ def labelled(
     label: str,
     kinds: Mapping[str, str],
     kind: str | None = None,
-    only: Mapping[str, Any] | None = None,
 ) -> list[bool]:
-    """For each prompt (of one kind), by id, whether its answer had the label; `kinds` are the prompts' kinds by id.
-
-    With `only`, another depth's result, just the prompts that were asked there too.
-    """
-    asked = depth["labels"] if only is None else only["labels"]
-    return [depth["labels"][id] == label[0] for id in sorted(asked) if kind in (None, kinds[id])]
+    """For each prompt (of one kind), by id, whether its answer had the label; `kinds` are the prompts' kinds by id."""
+    return [depth["labels"][id] == label[0] for id in sorted(depth["labels"]) if kind in (None, kinds[id])]
 
 
 def right(depth: Mapping[str, Any]) -> list[bool]:

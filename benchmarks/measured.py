@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from benchmarks.exits import Depths
 from benchmarks.workspace import demo_ladder, measured_root, quietly, stage
@@ -23,7 +22,6 @@ __all__ = [
     "exits_of",
     "kinds",
     "measured",
-    "measured_full_depth",
     "measurement",
     "place",
     "weights",
@@ -42,8 +40,8 @@ class Measurement:
 
 
 @cache
-def measured(name: str, limit: int | None = None) -> Measurement:
-    """A stage of the reference on holdfast-1 (`limit` of its prompts), each with a picture, with visual questions.
+def measured(name: str) -> Measurement:
+    """A stage of the reference on holdfast-1 , each with a picture, with visual questions.
 
     At every vision exit under the whole decoder, at the demo's ladder, and at full depth. Computed once: what is there
     already, for the same weights, prompts, judge and settings, is used.
@@ -52,16 +50,7 @@ def measured(name: str, limit: int | None = None) -> Measurement:
     wanted = exits_of(checkpoint)
     ladder = [(depth.vision, depth.decoder) for depth in demo_ladder().depths]
     depths = list(dict.fromkeys([*((vision, wanted[1][-1]) for vision in wanted[0]), *ladder]))
-    return measurement(checkpoint, place(name, checkpoint, QUESTIONS, limit), depths, questions=QUESTIONS, limit=limit)
-
-
-@cache
-def measured_full_depth(name: str) -> Mapping[str, Any]:
-    """A stage of the reference at full depth alone, on all of holdfast-1."""
-    checkpoint = stage(name)
-    vision, decoder = exits_of(checkpoint)
-    depth = (vision[-1], decoder[-1])
-    return measurement(checkpoint, place(f"{name}-full-depth", checkpoint, 0, None), [depth]).depths[depth]
+    return measurement(checkpoint, place(name, checkpoint, QUESTIONS, None), depths, questions=QUESTIONS)
 
 
 def measurement(

@@ -12,7 +12,6 @@ from benchmarks.measured import (
     exits_of,
     kinds,
     measured,
-    measured_full_depth,
     measurement,
     place,
 )
@@ -24,8 +23,6 @@ from refusal_suite.judge import COMPLIANCE, INCOHERENT, REFUSAL
 from refusal_suite.prompts import BENIGN, HARMFUL
 
 BEFORE, AFTER = "exits", "realigned"
-# Before L-PPO every exit is measured on a part of the prompts, full depth on all of them.
-BEFORE_PROMPTS = 132
 DAMAGE_PROMPTS = 48
 EXITS = VISION_CONFIG["num_hidden_layers"] + DECODER_CONFIG["num_hidden_layers"]
 
@@ -104,7 +101,8 @@ def attack_success_above_full() -> dict[Depth, Difference]:
 )
 def over_refusal() -> Measured:
     """Benign twins of the harmful prompts."""
-    full = labelled(measured_full_depth(BEFORE), REFUSAL, kinds(), BENIGN)
+    before = measured(BEFORE)
+    full = labelled(before.depths[before.full], REFUSAL, kinds(), BENIGN)
     found = {d: paired(labelled(r, REFUSAL, kinds(), BENIGN), full) for d, r in measured(AFTER).depths.items()}
     return Measured(max(each.points for each in found.values()), _details(found))
 
@@ -132,9 +130,7 @@ def visual_questions() -> Measured:
 def incoherent() -> Measured:
     """To harmful and benign prompts together."""
     found = _same_exit(
-        lambda before, after: paired(
-            labelled(after, INCOHERENT, kinds(), only=before), labelled(before, INCOHERENT, kinds())
-        )
+        lambda before, after: paired(labelled(after, INCOHERENT, kinds()), labelled(before, INCOHERENT, kinds()))
     )
     return Measured(max(each.points for each in found.values()), _details(found))
 
@@ -142,13 +138,13 @@ def incoherent() -> Measured:
 def _same_exit(
     compare: Callable[[Mapping[str, Any], Mapping[str, Any]], Difference],
 ) -> dict[Depth, Difference]:
-    before, after = measured(BEFORE, BEFORE_PROMPTS), measured(AFTER)
+    before, after = measured(BEFORE), measured(AFTER)
     return {depth: compare(before.depths[depth], after.depths[depth]) for depth in after.depths}
 
 
 def _details(differences: Mapping[Depth, Difference]) -> dict[str, Any]:
     """What the claim compares at each exit, beside all counts before and after."""
-    before, after = measured(BEFORE, BEFORE_PROMPTS), measured(AFTER)
+    before, after = measured(BEFORE), measured(AFTER)
 
     def row(depth: Depth) -> dict[str, Any]:
         compared = differences.get(depth)

@@ -66,8 +66,7 @@ AFTER = {
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"exits": Measurement(BEFORE, FULL), "realigned": Measurement(AFTER, FULL)}
-    monkeypatch.setattr(realignment_after, "measured", lambda name, limit=None: found[name])
-    monkeypatch.setattr(realignment_after, "measured_full_depth", lambda name: found[name].depths[FULL])
+    monkeypatch.setattr(realignment_after, "measured", lambda name: found[name])
     monkeypatch.setattr(realignment_after, "kinds", lambda: KINDS)
 
 
@@ -269,7 +268,7 @@ def test_the_comparison_trains_both_ways_and_uses_the_runs_again(
 ) -> None:
     recipe: Mapping[str, Any] = yaml.safe_load(realignment_unified.RECIPE.read_text(encoding="utf-8"))
     small = {"steps": 1, "rank": 2, "prompts": 4, "epochs": 1, "max_new_tokens": 3}
-    small |= {"vision_exits": [1, 2, 3], "decoder_exits": [2, 4]}
+    small |= {"vision_exits": [1, 2, 3], "decoder_exits": [2, 4], "visual_exits": [3]}
     file = tmp_path / "unified.yaml"
     common = {**recipe, "sources": [], "asked_pictures": 2, "drawn_pictures": 1}
     file.write_text(yaml.safe_dump({**common, "ppo": {**recipe["ppo"], **small}}), encoding="utf-8")
