@@ -220,6 +220,8 @@ def _entry(value: Any, kind: str, where: str) -> Any:
     name = where.rsplit(" ", 1)[1]
     if kind == "int" and (type(value) is not int or value < 0):
         expected = "a whole number"
+    elif kind == "bool" and type(value) is not bool:
+        expected = "true or false"
     elif kind == "float" and (type(value) not in (int, float) or not 0 <= value < math.inf):
         expected = "a number, 0 or more"
     elif name.endswith("_share") and value > 1:

@@ -18,7 +18,8 @@ class PpoPlan:
     Each iteration's answers are used in `epochs` epochs of optimizer steps over `groups_per_step` groups.
     `clip`, `gamma`, `gae_decay`, `kl_weight` and `value_weight` are the paper's epsilon, gamma, lambda, eta and c1.
     At every exit, `anchors` questions about a group's picture are held, with `anchor_weight`, to what the reference
-    says. The value head learns at `value_rate` times the learning rate.
+    says. The value head learns at `value_rate` times the learning rate. With `bfloat16`, the decoder's products are
+    computed in it (mixed precision: weights, sums and the head stay float32).
     """
 
     steps: int
@@ -48,3 +49,4 @@ class PpoPlan:
     warmup_steps: int
     floor: float
     memory: float
+    bfloat16: bool

@@ -28,13 +28,22 @@ __all__ = ["Group", "Rollout", "View", "World", "answer_group", "draw_group", "e
 
 @dataclass(frozen=True)
 class World:
-    """What rollouts are made of: the policy (`towers`, its adapter in place), its value head, requests and pictures."""
+    """What rollouts are made of: the policy (`towers`, its adapter in place), its value head, requests and pictures.
+
+    With `bfloat16` the decoder runs in mixed precision, in rollouts and updates alike.
+    """
 
     towers: Towers
     value_head: Any
     pool: Pool
     scenes: Scenes
     reward: Reward
+    bfloat16: bool = False
+
+    def precision(self) -> Any:
+        """A context in which the decoder runs."""
+        torch = require("torch", "realign")
+        return torch.autocast(self.towers.model.device.type, torch.bfloat16, enabled=self.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -121,15 +130,16 @@ def answer_group(world: World, plan: PpoPlan, group: Group, generator: Any) -> R
     towers, image = world.towers, group.picture is not None
     asked = [towers.prompts.asked(one.text, image=image) for one in group.asked]
     shown = shown_of(world, group)
-    (said,) = answer_batch(
-        towers,
-        group.decoder,
-        [asked],
-        None if shown is None else shown[None],
-        max_new_tokens=plan.max_new_tokens,
-        temperature=plan.temperature,
-        generator=generator,
-    )
+    with world.precision():
+        (said,) = answer_batch(
+            towers,
+            group.decoder,
+            [asked],
+            None if shown is None else shown[None],
+            max_new_tokens=plan.max_new_tokens,
+            temperature=plan.temperature,
+            generator=generator,
+        )
     texts = [text_of(towers, one.tokens) for one in said]
     finished = [one.tokens[-1] in towers.stop_tokens for one in said]
     device = towers.model.device
@@ -177,7 +187,8 @@ def evaluate(world: World, group: Group, packed: Packed, shown: Any, mask: Any) 
     model = world.towers.model
     wanted = packed.labels != IGNORED
     filled = _filled(world.towers, packed, shown)
-    states = decoder_states(model, packed, filled, world.towers.decoder(group.decoder))[wanted]
+    with world.precision():
+        states = decoder_states(model, packed, filled, world.towers.decoder(group.decoder))[wanted].float()
     chances = model.lm_head(states).float().log_softmax(-1)
     lengths = mask.sum(1).long().tolist()
     answers = sum(lengths)  # the anchors come after them

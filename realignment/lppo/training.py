@@ -63,7 +63,7 @@ def train_ppo(
     head = torch.nn.Linear(towers.model.config.text_config.hidden_size, 1, device=accelerator.device)
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
-    world = World(towers, head, pool, scenes, reward)
+    world = World(towers, head, pool, scenes, reward, plan.bfloat16)
     # A state belongs to all that decides how a training goes on, not to the recipe alone.
     inputs = {"base": weight_digests(checkpoint), "recipe": recipe.sha256, "reward": _digests(reward_model)}
     limits = replace(recipe, sha256=section_digest(inputs))

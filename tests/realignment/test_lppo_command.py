@@ -70,6 +70,7 @@ RECIPE: dict[str, Any] = {
         "warmup_steps": 1,
         "floor": 0.4,
         "memory": 0.7,
+        "bfloat16": True,
     },
 }
 ONE = (sys.executable, "-m", "realignment.cli")

@@ -65,6 +65,7 @@ PLAN = PpoPlan(
     warmup_steps=0,
     floor=0.4,
     memory=0.7,
+    bfloat16=False,
 )
 
 
@@ -277,6 +278,21 @@ def test_requests_that_failed_come_back_sooner(world: World) -> None:
     # Eight tenths for the one that failed, a fortieth of the rest for it as for each other.
     assert sum(id.endswith("-2") for id in drawn) / len(drawn) == pytest.approx(0.825, abs=0.08)
     assert len(set(drawn)) > 8
+
+
+def test_mixed_precision_says_nearly_the_same_and_gradients_stay_float32(world: World) -> None:
+    group = draw_group(world, PLAN, 2, 3, random.Random(1))
+    rollout, _ = answered(world, group)
+    mixed = dataclasses.replace(world, bfloat16=True)
+    view = again(mixed, rollout)
+    assert not torch.equal(view.logprobs, rollout.old)
+    assert torch.allclose(view.logprobs, rollout.old, atol=0.3)
+    assert {part.dtype for part in vars(view).values()} == {torch.float32}
+    view.logprobs.sum().backward()
+    leaves = trained(world.towers.model.model.language_model).values()
+    assert all(leaf.grad is None or leaf.grad.dtype == torch.float32 for leaf in leaves)
+    other = answer_group(mixed, PLAN, group, torch.Generator().manual_seed(0))
+    assert torch.equal(again(mixed, other).logprobs, other.old)
 
 
 def test_anchors_are_scored_as_if_asked_alone(world: World) -> None:
