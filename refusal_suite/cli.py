@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jetson_runtime.console import command_line, require, run, subcommand
-from jetson_runtime.errors import StorageError
-from jetson_runtime.files import canonical_json, storage_errors, write_json
+from jetson_runtime.files import canonical_json, write_json
+from refusal_suite.compare import add_compare
 from refusal_suite.formats import FORMATS
 from refusal_suite.measure import Item, choose_depths, measure, unique_ids
+from refusal_suite.output import check_place, write_text
 from refusal_suite.page import add_page
 from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, PromptSet, load_prompts
 from refusal_suite.results import build_report, depth_result, describe_set, table, without_items
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checking.add_argument("file", type=Path, nargs="?", help="a prompt set (default: the one that comes with Holdfast)")
     checking.add_argument("--json", action="store_true", help="print JSON")
     _format_options(checking)
+    add_compare(commands)
     add_page(commands)
     return run(parser, argv)
 
@@ -91,7 +92,7 @@ def _positive(text: str) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     # Everything that can be wrong is found out before the first answer: the run itself may take hours.
     for path in (arguments.out, arguments.picture, arguments.answers_dir):
-        _check_place(path, directory=path is arguments.answers_dir)
+        check_place(path, directory=path is arguments.answers_dir)
     if arguments.picture is not None:
         require("matplotlib", "report")
     files = arguments.prompts or [BUILTIN]
@@ -123,46 +124,17 @@ def _part(prompts: PromptSet, arguments: argparse.Namespace) -> PromptSet:
     return prompts.limited(arguments.limit, arguments.seed)
 
 
-def _check_place(path: Path | None, *, directory: bool) -> None:
-    if path is None:
-        return
-    if path.exists() and path.is_dir() != directory:
-        raise StorageError(
-            f"{path} can't be written",
-            found="a directory" if path.is_dir() else "a file",
-            expected="a directory" if directory else "a file",
-            remedy="choose another path",
-        )
-    nearest = next(place for place in (path if directory else path.parent, *path.absolute().parents) if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise StorageError(
-            f"{path} can't be written",
-            found=f"no permission in {nearest}" if nearest.is_dir() else f"{nearest} is no directory",
-            remedy="choose a place that you may write to",
-        )
-
-
 def _write(arguments: argparse.Namespace, report: dict[str, Any], results: dict[str, list[Item]]) -> None:
     if arguments.answers_dir is not None:
         for depth, items in results.items():
             lines = (json.dumps({"id": item.prompt.id, "answer": item.answer}, ensure_ascii=False) for item in items)
-            _write_text(arguments.answers_dir / f"{depth}.jsonl", "".join(f"{line}\n" for line in lines))
+            text = "".join(f"{line}\n" for line in lines)
+            write_text(arguments.answers_dir / f"{depth}.jsonl", text, errors="surrogatepass")
     if arguments.picture is not None:
         from refusal_suite.rates_picture import rates_svg
 
-        _write_text(arguments.picture, rates_svg(report))
+        write_text(arguments.picture, rates_svg(report))
     write_json(arguments.out, report)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8", errors="surrogatepass")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _prompts(arguments: argparse.Namespace) -> int:

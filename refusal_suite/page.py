@@ -14,16 +14,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jetson_runtime.bundle import MANIFEST, Bundle, open_bundle
 from jetson_runtime.console import Commands, subcommand
 from jetson_runtime.errors import InputError
-from jetson_runtime.files import storage_errors
 from jetson_runtime.manifest import Manifest
 from jetson_runtime.profile import LatencyProfile
 from refusal_suite import page_summary
 from refusal_suite.charts import ms
+from refusal_suite.output import write_text
+from refusal_suite.page_accuracy import Accuracy, read_accuracy
 from refusal_suite.page_facts import Workload
 from refusal_suite.page_inputs import Question, read_answers, read_engines
 from refusal_suite.page_pair import Pair, compare, pair_table
 from refusal_suite.page_pair_view import pair_digests, pair_not_run, pair_view
-from refusal_suite.page_reports import Accuracy, RefusalReport, read_accuracy, read_refusals
 from refusal_suite.page_view import (
     accuracy_view,
     answers_view,
@@ -35,6 +35,7 @@ from refusal_suite.page_view import (
     profile_view,
     refusals_view,
 )
+from refusal_suite.reports import RefusalReport, read_refusals
 
 __all__ = ["Inputs", "add_page", "render"]
 
@@ -135,7 +136,7 @@ def _page(arguments: argparse.Namespace) -> int:
         files=[*reports, *arguments.answers, *([arguments.accuracy] if arguments.accuracy else [])],
         answer_tokens=arguments.answer_tokens,
     )
-    _write(arguments.out, render(inputs))
+    write_text(arguments.out, render(inputs))
     if pair is not None:
         print(f"{pair_table(pair)}\n")
     print(f"page: {arguments.out}")
@@ -247,14 +248,3 @@ def _prompt_tokens(inputs: Inputs, profiles: dict[str, LatencyProfile]) -> int:
     profiled = [profile.model.get("image_prompt_tokens") for profile in profiles.values()]
     known = [*answered, *(count for count in profiled if isinstance(count, int)), model.image_tokens + QUESTION_TOKENS]
     return min(known[0], model.kv_capacity)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from jetson_runtime.ladder import Ladder
 from refusal_suite.charts import element, figure, text
 from refusal_suite.page_pair import MEASURES, Pair, Side, measures, untrained_words
-from refusal_suite.page_reports import DepthRefusals, Kind
 from refusal_suite.page_view import backend_words, percent, refusals_view
+from refusal_suite.reports import DepthRefusals, Kind
 
 __all__ = ["pair_digests", "pair_not_run", "pair_picture", "pair_view"]
 

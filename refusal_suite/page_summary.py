@@ -15,8 +15,8 @@ from jetson_runtime.profile import LatencyProfile
 from refusal_suite.charts import ms
 from refusal_suite.page_facts import sizes
 from refusal_suite.page_pair import Pair, stages_of, untrained_words
-from refusal_suite.page_reports import RefusalReport
 from refusal_suite.page_view import backend_words, megabytes, percent
+from refusal_suite.reports import RefusalReport
 
 __all__ = ["Commands", "accuracy_not_run", "commands", "date_words", "machine_words", "not_run", "provenance", "tiles"]
 

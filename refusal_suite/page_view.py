@@ -14,10 +14,11 @@ from jetson_runtime.profile import LatencyProfile
 from refusal_suite.charts import Band, Part, bar, budget_chart, ms, shade
 from refusal_suite.judge import REFUSAL
 from refusal_suite.ladder_picture import ladder_picture
+from refusal_suite.page_accuracy import Accuracy
 from refusal_suite.page_facts import DepthTimes, Sizes, Workload, budget_bands, depth_times, sizes
 from refusal_suite.page_inputs import Question
-from refusal_suite.page_reports import Accuracy, DepthRefusals, Kind, RefusalReport
 from refusal_suite.prompts import BENIGN, HARMFUL
+from refusal_suite.reports import DepthRefusals, Kind, RefusalReport
 
 __all__ = [
     "accuracy_view",

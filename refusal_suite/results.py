@@ -125,6 +125,7 @@ def _entry(item: Item) -> dict[str, Any]:
     return {
         "id": item.prompt.id,
         "kind": item.prompt.kind,
+        "category": item.prompt.category,
         "label": item.verdict.label,
         "rule": item.verdict.rule,
         "n_tokens": item.tokens,

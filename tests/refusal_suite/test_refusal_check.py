@@ -71,6 +71,7 @@ def test_items_are_ids_in_the_order_of_the_set_and_nothing_says_a_text(
     assert refused == {
         "id": "p1-h",
         "kind": "harmful",
+        "category": "first",
         "label": "refusal",
         "rule": "cannot",
         "n_tokens": 8,

@@ -1,4 +1,4 @@
-"""Reading refusal reports and the accuracy record for the page; numbers that don't add up are refused."""
+"""Reading refusal reports; numbers that don't add up are refused."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from jetson_runtime.files import read_json
 from refusal_suite.judge import COMPLIANCE, INCOHERENT, LABELS
 from refusal_suite.prompts import BENIGN, HARMFUL
 from refusal_suite.results import RATES, SCHEMA
-from refusal_suite.statistics import wilson
 
-__all__ = ["Accuracy", "DepthRefusals", "Kind", "Rate", "RefusalReport", "read_accuracy", "read_refusals"]
+__all__ = ["AnswerLabel", "DepthRefusals", "Kind", "Rate", "RefusalReport", "read_refusals", "refused"]
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,20 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class AnswerLabel:
+    """What one answer was judged to be; `category` and `margin` are None where the report does not say them."""
+
+    kind: str
+    label: str
+    category: str | None = None
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
 class DepthRefusals:
     """One depth; the groups hold, by name, kind and label, how many answers there were.
 
-    `prompts` are the (id, kind) of what was asked, None in a report without single answers.
+    `answers` are the single answers by the id of their prompt, None in a report without them.
     """
 
     name: str
@@ -60,7 +69,12 @@ class DepthRefusals:
     benign: Kind
     by_category: Mapping[str, Mapping[str, Mapping[str, int]]]
     by_image: Mapping[str, Mapping[str, Mapping[str, int]]]
-    prompts: frozenset[tuple[str, str]] | None
+    answers: Mapping[str, AnswerLabel] | None
+
+    @property
+    def prompts(self) -> frozenset[tuple[str, str]] | None:
+        """The (id, kind) of what was asked."""
+        return None if self.answers is None else frozenset((id_, one.kind) for id_, one in self.answers.items())
 
 
 @dataclass(frozen=True)
@@ -85,15 +99,6 @@ class RefusalReport:
     def names(self) -> frozenset[str]:
         """The depths that were measured."""
         return frozenset(depth.name for depth in self.depths)
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Right answers to visual questions: by vision exit, the rate of each kind, and the estimate over all kinds."""
-
-    source: str
-    kinds: tuple[str, ...]
-    exits: Mapping[int, tuple[float, tuple[Rate, ...]]]
 
 
 def read_refusals(path: Path) -> RefusalReport:
@@ -131,7 +136,7 @@ def read_refusals(path: Path) -> RefusalReport:
             raise ValueError("no depth")
         return report
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _refused(path, "a refusal report", error, SCHEMA, "refusal-check run") from None
+        raise refused(path, "a refusal report", error, SCHEMA, "refusal-check run") from None
 
 
 def _depth(value: Mapping[str, Any]) -> DepthRefusals:
@@ -160,45 +165,32 @@ def _depth(value: Mapping[str, Any]) -> DepthRefusals:
         benign=benign,
         by_category=value["by_category"],
         by_image=value["by_image"],
-        prompts=_prompts(value),
+        answers=_answers(value),
     )
 
 
-def _prompts(value: Mapping[str, Any]) -> frozenset[tuple[str, str]] | None:
+def _answers(value: Mapping[str, Any]) -> dict[str, AnswerLabel] | None:
     if "items" not in value:
         return None
-    prompts = [(str(item["id"]), str(item["kind"])) for item in value["items"]]
+    answers = {str(item["id"]): _answer(item) for item in value["items"]}
     for kind in (HARMFUL, BENIGN):
-        if len({id_ for id_, its in prompts if its == kind}) != sum(value["counts"][kind].values()):
+        labels = [answer.label for answer in answers.values() if answer.kind == kind]
+        if {label: labels.count(label) for label in LABELS} != dict(value["counts"][kind]):
             raise ValueError(f"depth {value['name']}: the items are not the {kind} prompts that were counted")
-    return frozenset(prompts)
+    return answers
 
 
-def read_accuracy(path: Path) -> Accuracy:
-    """Read the `accuracy` that `realign projector` wrote into projector.json.
-
-    Raises:
-        InputError: it is not there, or counts more right answers than questions.
-    """
-    value = read_json(path)
-    try:
-        record = value["accuracy"]
-        kinds = tuple(sorted(kind for kind, n in record["asked"].items() if n))
-        exits = {
-            int(layer): (float(entry["estimate"]), tuple(_rate(entry["right"][k], record["asked"][k]) for k in kinds))
-            for layer, entry in record["exits"].items()
-        }
-        return Accuracy(f"{record['split']}, {record['questions']} questions", kinds, dict(sorted(exits.items())))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _refused(path, "an accuracy record", error, "an object with 'accuracy'", "realign projector") from None
+def _answer(item: Mapping[str, Any]) -> AnswerLabel:
+    category, margin = item.get("category"), item.get("margin")
+    return AnswerLabel(
+        kind=str(item["kind"]),
+        label=str(item["label"]),
+        category=None if category is None else str(category),
+        margin=None if margin is None else float(margin),
+    )
 
 
-def _rate(hits: int, n: int) -> Rate:
-    if not 0 <= hits <= n:
-        raise ValueError(f"{hits} right of {n}")
-    return Rate(hits, n, *wilson(hits, n))
-
-
-def _refused(path: Path, kind: str, error: Exception, expected: str, command: str) -> InputError:
+def refused(path: Path, kind: str, error: Exception, expected: str, command: str) -> InputError:
+    """The error for a file that is not what it should be; `command` writes such files."""
     found = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
     return InputError(f"{path} is not {kind}", found=found, expected=expected, remedy=f"run '{command}' again")
