@@ -70,15 +70,9 @@ def _case(
         failure = ElementTree.SubElement(
             case, "failure", message=_xml("; ".join(one.words(rule) for one in failed)), type="NotNonInferior"
         )
-        failure.text = _xml("\n".join(line for one in failed for line in _flips(one)))
+        failure.text = _xml("\n".join(line for one in failed for line in one.flips()))
     out = ElementTree.SubElement(case, "system-out")
     out.text = _xml("\n".join(one.words(rule) for one in shown))
-
-
-def _flips(one: Difference) -> Iterator[str]:
-    for words, ids in (("gained", one.gained), ("lost", one.lost)):
-        if ids:
-            yield f"{one.measure.title}, {words}: {', '.join(ids)}"
 
 
 def _xml(text: str) -> str:

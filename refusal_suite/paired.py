@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,12 @@ class Difference:
             f"{points(self.difference)} points, {ends[1]} {points(ends[0])} at level {rule.alpha:g} "
             f"(margin {rule.margin_points:g}); {len(self.gained)} gained, {len(self.lost)} lost"
         )
+
+    def flips(self) -> Iterator[str]:
+        """A line each for the prompts that were gained and that were lost."""
+        for words, ids in (("gained", self.gained), ("lost", self.lost)):
+            if ids:
+                yield f"{self.measure.title}, {words}: {', '.join(ids)}"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
