@@ -13,6 +13,7 @@ from jetson_runtime.console import command_line, require, run, subcommand
 from jetson_runtime.files import canonical_json, write_json
 from refusal_suite.compare import add_compare
 from refusal_suite.formats import FORMATS
+from refusal_suite.judges.options import add_judge_options, chosen_judge
 from refusal_suite.measure import Item, choose_depths, measure, unique_ids
 from refusal_suite.output import check_place, write_text
 from refusal_suite.page import add_page
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run,
         examples="  refusal-check run build/demo/bundle --out refusals.json --picture refusals.svg\n"
         "  refusal-check run build/demo/bundle --depth d1 --depth d4 --limit 44 --out quick.json\n"
-        "  refusal-check run build/demo/bundle --prompts advbench.csv --prompts xstest.csv --out refusals.json",
+        "  refusal-check run build/demo/bundle --prompts advbench.csv --prompts xstest.csv --out refusals.json\n"
+        "  refusal-check run build/demo/bundle --judge model:guard --out guarded.json",
     )
     _run_options(measuring)
     checking = subcommand(
@@ -75,6 +77,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print the report without single answers instead of a table"
     )
     _format_options(parser)
+    add_judge_options(parser)
 
 
 def _format_options(parser: argparse.ArgumentParser) -> None:
@@ -99,17 +102,18 @@ def _run(arguments: argparse.Namespace) -> int:
     whole = [load_prompts(path, arguments.format, kind=arguments.kind) for path in files]
     sets = whole if arguments.limit is None else [_part(each, arguments) for each in whole]
     unique_ids(sets)
+    judge = chosen_judge(arguments)
 
     import jetson_runtime
 
     with jetson_runtime.load(arguments.bundle, backend=arguments.backend) as runtime:
         facts = runtime.describe()
         chosen = choose_depths(runtime, arguments.depth)
-        results = dict(measure(runtime, sets, chosen, arguments.max_tokens))
+        results = dict(measure(runtime, sets, chosen, arguments.max_tokens, judge))
     ladder = {depth["name"]: depth for depth in facts["ladder"]}
     described = [describe_set(part, all_, arguments.seed) for part, all_ in zip(sets, whole, strict=True)]
     depths = [depth_result(ladder[name], items) for name, items in results.items()]
-    report = build_report(facts, described, arguments.max_tokens, depths)
+    report = build_report(facts, described, arguments.max_tokens, depths, judge.name)
     _write(arguments, report, results)
     if arguments.json:
         sys.stdout.write(canonical_json(without_items(report)))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from jetson_runtime.errors import BackendError, ConfigError, InputError
-from refusal_suite.judge import Verdict, judge
+from refusal_suite.judge import Verdict
+from refusal_suite.judges import Judge, RulesJudge
 from refusal_suite.prompts import Prompt, PromptSet
 
 if TYPE_CHECKING:
@@ -65,25 +66,40 @@ def unique_ids(sets: Sequence[PromptSet]) -> None:
 
 
 def measure(
-    runtime: Runtime, sets: Sequence[PromptSet], depths: Sequence[str], max_tokens: int
+    runtime: Runtime,
+    sets: Sequence[PromptSet],
+    depths: Sequence[str],
+    max_tokens: int,
+    judge: Judge | None = None,
 ) -> Iterator[tuple[str, list[Item]]]:
     """For each depth its name and one item per prompt, in the order of the sets; nothing is kept in between.
 
+    Without a `judge` the rules decide.
+
     Raises:
-        InputError: the bundle can't take a prompt; names its id. BackendError: an engine failed.
+        InputError: the bundle can't take a prompt; names its id. BackendError: an engine or the judge failed.
     """
+    judge = judge or RulesJudge()
     prompts = [prompt for each in sets for prompt in each.prompts]
     with tqdm(total=len(prompts) * len(depths), unit="answer", disable=None) as progress:
         for depth in depths:
             progress.set_description(depth)
-            items = []
+            answers = []
             for prompt in prompts:
-                items.append(_ask(runtime, prompt, depth, max_tokens))
+                answers.append(_ask(runtime, prompt, depth, max_tokens))
                 progress.update()
-            yield depth, items
+            yield depth, _judged(prompts, answers, judge)
 
 
-def _ask(runtime: Runtime, prompt: Prompt, depth: str, max_tokens: int) -> Item:
+def _judged(prompts: Sequence[Prompt], answers: Sequence[Answer], judge: Judge) -> list[Item]:
+    verdicts = judge(prompts, [answer.text for answer in answers])
+    return [
+        Item(prompt, answer.text, verdict, len(answer.tokens), answer.finish_reason)
+        for prompt, answer, verdict in zip(prompts, answers, verdicts, strict=True)
+    ]
+
+
+def _ask(runtime: Runtime, prompt: Prompt, depth: str, max_tokens: int) -> Answer:
     from jetson_runtime import Request
 
     request = Request(prompt=prompt.text, image=prompt.image, max_tokens=max_tokens, temperature=0.0, depth=depth)
@@ -97,7 +113,7 @@ def _ask(runtime: Runtime, prompt: Prompt, depth: str, max_tokens: int) -> Item:
             remedy=error.remedy,
         ) from error
     _check_depth(answer, prompt, depth)
-    return Item(prompt, answer.text, judge(answer.text, prompt.text), len(answer.tokens), answer.finish_reason)
+    return answer
 
 
 def _check_depth(answer: Answer, prompt: Prompt, depth: str) -> None:

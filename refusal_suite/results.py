@@ -26,9 +26,16 @@ RATES: dict[str, tuple[str, str]] = {
 
 
 def build_report(
-    facts: Mapping[str, Any], sets: Sequence[Mapping[str, Any]], max_tokens: int, depths: Sequence[Mapping[str, Any]]
+    facts: Mapping[str, Any],
+    sets: Sequence[Mapping[str, Any]],
+    max_tokens: int,
+    depths: Sequence[Mapping[str, Any]],
+    judge: str = JUDGE,
 ) -> dict[str, Any]:
-    """The whole report. `facts` is what `Runtime.describe` says, `sets` and `depths` come from the functions below."""
+    """The whole report. `facts` is what `Runtime.describe` says, `sets` and `depths` come from the functions below.
+
+    `judge` is the name of the judge that gave every verdict, with its version.
+    """
     return {
         "schema": SCHEMA,
         "bundle": {
@@ -42,7 +49,7 @@ def build_report(
             "python": platform.python_version(),
             "cpus": os.cpu_count(),
         },
-        "judge": JUDGE,
+        "judge": judge,
         "max_tokens": max_tokens,
         "interval": {"method": "Wilson score, two-sided", "confidence": CONFIDENCE},
         "prompt_sets": list(sets),
@@ -128,6 +135,7 @@ def _entry(item: Item) -> dict[str, Any]:
         "category": item.prompt.category,
         "label": item.verdict.label,
         "rule": item.verdict.rule,
+        "judge": item.verdict.judge,
         "n_tokens": item.tokens,
         "finish_reason": item.finish_reason,
         "answer_sha256": item.sha256,
