@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from admit import admit
+from admit import admit, forge
 from junitparser import Failure, JUnitXml
 from page_bundle import make_bundle, make_refusals
 from report_edits import ids, relabel
@@ -162,16 +162,20 @@ def test_a_bundle_s_admitted_report_is_read_from_inside_it(bench: Bench) -> None
     assert "carries no admissions" in bench.capsys.readouterr().err
     admit(bench.folder / "bundle", bench.second)
     assert main(words) == 0
-    admit(bench.folder / "bundle", bench.second, engines_digest="0" * 64)
-    assert main(words) == 3
-    assert "measured on other engines" in bench.capsys.readouterr().err
-    admit(bench.folder / "bundle", bench.first | {"bundle": bench.first["bundle"] | {"engines_digest": "0" * 64}})
-    assert main(words) == 3
-    admit(bench.folder / "bundle", bench.second)
-    with (bench.folder / "bundle/reports/refusals.json").open("r+b") as file:
-        file.write(b"[")
+    (report,) = (bench.folder / "bundle/reports").iterdir()
+    good = report.read_bytes()
+    report.write_bytes(good.replace(b"refusal", b"Refusal", 1))
     assert main(words) == 3
     assert "is not the file that was built" in bench.capsys.readouterr().err
+    report.write_bytes(good)
+    forge(bench.folder / "bundle", engines_digest="0" * 64)
+    assert main(words) == 3
+    assert "measured on other engines" in bench.capsys.readouterr().err
+    bench.second["bundle"]["engines_digest"] = "0" * 64
+    forge(bench.folder / "bundle", engines_digest=bundle.manifest.engines_digest)
+    admit(bench.folder / "bundle", bench.second)
+    assert main(words) == 3
+    assert "report of the admissions" in bench.capsys.readouterr().err
 
 
 def junit(bench: Bench, *options: object, expect: int) -> tuple[JUnitXml, str]:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import tomllib
-from admit import admit
+from admit import admit, forge
 from page_bundle import make_bundle, make_refusals
 from report_edits import ids, relabel
 
 from jetson_runtime.admission import ADMITTED, REJECTED, Verdict
+from jetson_runtime.bundle import open_bundle
 from jetson_runtime.files import read_json
 from refusal_suite.cli import main
 from refusal_suite.judge import COMPLIANCE, REFUSAL
@@ -113,13 +114,14 @@ def _no_items(report: Report) -> None:
 
 
 def test_a_bundle_that_can_t_be_tested_is_an_error_with_its_message(run: Run, bundle: Path, report: Report) -> None:
+    digest = open_bundle(bundle).manifest.engines_digest
     wrong: list[tuple[Callable[[], object], str, tuple[object, ...]]] = [
         (lambda: None, "*carries no admissions*", ()),
         (lambda: admit(bundle, report), "*has no depth 'd9'*", ("--bundle-depth", "d9")),
         (lambda: None, "*--refusal-margin can't be used*", ("--refusal-margin", 0)),
         (lambda: None, "*prompt sets are not those*", ("--bundle-run", "--bundle-prompts", bundle.parent / "o.csv")),
-        (lambda: admit(bundle, report, engines_digest="0" * 64), "*measured on other engines*", ()),
-        (lambda: (_no_items(report), admit(bundle, report)), "*has no single answers*", ()),
+        (lambda: forge(bundle, engines_digest="0" * 64), "*measured on other engines*", ()),
+        (lambda: (forge(bundle, engines_digest=digest), _no_items(report), admit(bundle, report)), "*has no single answers*", ()),
         (lambda: (bundle / "engines/lm_head.onnx").write_bytes(b"x" * 200), "*is not the file that was built*", ()),
     ]
     (bundle.parent / "o.csv").write_text("text,kind\nhello,benign\n", encoding="utf-8")
