@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jetson_runtime.admission import NOT_TESTED, Admissions, Verdict
-from jetson_runtime.bundle import open_bundle
+from jetson_runtime.bundle import Bundle, open_bundle
 from jetson_runtime.errors import InputError
+from jetson_runtime.trust import Trust
 from refusal_suite.admitted import admitted_report
+from refusal_suite.judges import RulesJudge
 from refusal_suite.measure import measure
 from refusal_suite.prompts import BUILTIN, PromptSet, load_prompts
 from refusal_suite.reports import AnswerLabel, RefusalReport
@@ -26,7 +28,7 @@ class BundleAnswers:
     The reference is full depth as it was recorded.
     """
 
-    path: Path
+    bundle: Bundle
     admissions: Admissions
     report: RefusalReport
     sets: Sequence[PromptSet]
@@ -34,22 +36,36 @@ class BundleAnswers:
     _asked: dict[str, Answers] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def open(cls, path: Path, *, prompts: Sequence[Path], backend: str | None) -> BundleAnswers:
-        """Open the bundle, every byte checked; `prompts` are the report's prompt sets, needed only with a `backend`.
+    def open(
+        cls, path: Path, *, trust: Path | None = None, prompts: Sequence[Path] = (), backend: str | None = None
+    ) -> BundleAnswers:
+        """Open the bundle, every byte checked, and by the trust file its signatures.
+
+        `prompts` are the report's prompt sets, needed only with a `backend`.
 
         Raises:
             BundleError: it can't be opened, or carries no admissions for its engines.
-            InputError: its report can't be read, has no single answers, or was measured with other prompt sets.
+            ConfigError: no trust file.
+            InputError: its report can't be read, has no single answers, or was measured with other prompt sets, or is
+                to be asked anew and another judge than the rules judged it.
         """
-        admissions, report = admitted_report(open_bundle(path))
+        bundle = open_bundle(path, None if trust is None else Trust.read(trust))
+        admissions, report = admitted_report(bundle)
         if any(depth.answers is None for depth in report.depths):
             raise InputError(
                 f"the report in {path} has no single answers",
                 expected="items at every depth",
                 remedy="run 'refusal-check gate' on this bundle",
             )
+        if backend is not None and report.judge != RulesJudge.name:
+            raise InputError(
+                f"the answers of {path} can't be judged anew as they were",
+                found=f"judge {report.judge}",
+                expected=RulesJudge.name,
+                remedy="ask anew with 'refusal-check run --judge', then 'refusal-check compare'",
+            )
         sets = [] if backend is None else _sets(prompts or [BUILTIN], report)
-        return cls(path, admissions, report, sets, backend)
+        return cls(bundle, admissions, report, sets, backend)
 
     @property
     def anew(self) -> bool:
@@ -90,8 +106,10 @@ class BundleAnswers:
         if depth not in self._asked:
             import jetson_runtime
 
-            with jetson_runtime.load(self.path, backend=self.backend) as runtime:
-                ((_, items),) = measure(runtime, self.sets, [depth], self.report.max_tokens)
+            with jetson_runtime.load(self.bundle.path, backend=self.backend) as runtime:
+                ((_, items),) = measure(
+                    runtime, self.sets, [self.bundle.manifest.ladder[depth]], self.report.max_tokens
+                )
             self._asked[depth] = {
                 item.prompt.id: AnswerLabel(item.prompt.kind, item.verdict.label, item.prompt.category)
                 for item in items

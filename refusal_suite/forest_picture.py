@@ -16,13 +16,17 @@ _TOP, _ROW, _BOTTOM, _WIDE, _NARROW, _GAP = 34.0, 30.0, 40.0, 1042.0, 406.0, 46.
 
 @dataclass(frozen=True)
 class ForestRow:
-    """An estimate and its bounds (None: not bounded on that side); `good` is None where nothing is decided by it."""
+    """An estimate and its bounds (None: not bounded on that side); `good` is None where nothing is decided by it.
+
+    A row without an estimate shows `words` instead.
+    """
 
     label: str
-    estimate: float
-    low: float | None
-    high: float | None
+    estimate: float | None
+    low: float | None = None
+    high: float | None = None
     good: bool | None = None
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def _range(panel: ForestPanel) -> tuple[float, float]:
     """Everything that is drawn, zero included, with a little room at both ends."""
     drawn = [0.0, *([] if panel.limit is None else [panel.limit])]
     for row in panel.rows:
-        drawn += [row.estimate, *(end for end in (row.low, row.high) if end is not None)]
+        drawn += [value for value in (row.estimate, row.low, row.high) if value is not None]
     low, high = min(drawn), max(drawn)
     room = 0.08 * (high - low) or 1.0
     return low - room, high + room
@@ -103,6 +107,8 @@ def _frame(panel: ForestPanel, place: _Place) -> list[Markup]:
 
 
 def _row(row: ForestRow, place: _Place, y: float) -> list[Markup]:
+    if row.estimate is None:
+        return [text(place.left + 6, y + 5, row.words, "small muted")]
     style = {True: "accent", False: "alarm", None: "plain-mark"}[row.good]
     drawn = []
     ends = [place.x(row.estimate if end is None else end) for end in (row.low, row.high)]

@@ -131,7 +131,7 @@ def _differences(before: RefusalReport, after: RefusalReport) -> Iterator[Mismat
 
 
 def _depth_words(report: RefusalReport) -> str:
-    return ", ".join(f"{depth.name} (vision {depth.vision}, decoder {depth.decoder})" for depth in report.depths)
+    return ", ".join(map(str, report.depths))
 
 
 def measures(depth: DepthRefusals, confidence: float) -> tuple[Rate, ...]:

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from jetson_runtime.admission import ADMITTED
 from jetson_runtime.bundle import Bundle
 from jetson_runtime.files import sha256_file
 from jetson_runtime.manifest import Manifest
@@ -29,6 +30,7 @@ class Commands:
     compile: str
     ask: str
     refusals: str
+    gate: str
     accuracy: str
 
 
@@ -39,6 +41,7 @@ def commands(bundle: Bundle) -> Commands:
         latency=f"engine-calibrate latency {name}",
         compile=f"engine-build compile {name} --target rtx-sm86 --out engines",
         ask=f"jetson-runtime ask {name} --image picture.png --prompt 'What do you see?' --budget-ms 800 --json",
+        gate=f"refusal-check gate {name}",
         refusals=f"refusal-check run {name} --out refusals.json",
         accuracy="realign projector --out projector",
     )
@@ -65,12 +68,17 @@ def date_words(profile: LatencyProfile) -> str | None:
 
 
 def tiles(
-    bundle: Bundle, profiles: Sequence[Mapping[str, Any]], refusals: Sequence[RefusalReport], pair: Pair | None = None
+    bundle: Bundle,
+    profiles: Sequence[Mapping[str, Any]],
+    refusals: Sequence[RefusalReport],
+    verdicts: Sequence[Mapping[str, str]],
+    pair: Pair | None = None,
 ) -> list[dict[str, str]]:
     """Four figures: depths, bytes, time to first token, refusals."""
     ladder, measured = bundle.manifest.ladder, sizes(bundle.manifest)
     vision, decoder = ladder.vision_exits(), ladder.decoder_exits()
-    depths = f"vision exits {_list(vision)}; decoder exits {_list(decoder)}"
+    admitted = ", ".join(each["name"] for each in verdicts if each["verdict"] == ADMITTED) or "none"
+    depths = f"admitted: {admitted}. Vision exits {_list(vision)}; decoder exits {_list(decoder)}"
     stored = f"{megabytes(measured.separate)} as one whole engine per depth"
     return [
         _tile("Depths", str(len(ladder)), depths),

@@ -50,21 +50,16 @@ def percent(rate: float) -> str:
     return f"{100 * rate:.1f}\u00a0%"
 
 
-def ladder_view(bundle: Bundle) -> dict[str, Any]:
-    """Both forms of the picture, and the rows of the table that says the same."""
+def ladder_view(bundle: Bundle, verdicts: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Both forms of the picture, and the rows of the table that says the same; a verdict per depth."""
     manifest = bundle.manifest
     words = {name: megabytes(count) for name, count in sizes(manifest).parts.items()}
     rows = [
-        {**depth.to_dict(), "engines": _engines_run(manifest, depth), "admission": _admission(manifest, depth)}
-        for depth in manifest.ladder
+        {**depth.to_dict(), "engines": _engines_run(manifest, depth), "admission": verdict["verdict"]}
+        for depth, verdict in zip(manifest.ladder, verdicts, strict=True)
     ]
     pictures = {name: ladder_picture(manifest, words, wide=name == "wide") for name in ("wide", "narrow")}
     return {**pictures, "rows": rows}
-
-
-def _admission(manifest: Manifest, depth: Depth) -> str:
-    found = manifest.admissions.get(depth.name)
-    return "none" if found is None else str(found.get("verdict", found) if isinstance(found, Mapping) else found)
 
 
 def _engines_run(manifest: Manifest, depth: Depth) -> list[str]:

@@ -38,6 +38,7 @@ class BundleCollector(pytest.Collector):
             raise InputError("--refusal-margin can't be used", found=rule.margin_points, expected="between 0 and 100")
         answers = BundleAnswers.open(
             option("--bundle"),
+            trust=option("--bundle-trust"),
             prompts=option("--bundle-prompts"),
             backend=option("--bundle-backend") if option("--bundle-run") else None,
         )
@@ -94,7 +95,7 @@ class BundleItem(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, None, str]:
         """The bundle is where it comes from."""
-        return self.answers.path, None, self.nodeid
+        return self.answers.bundle.path, None, self.nodeid
 
     def check(self, found: Sequence[Difference], failed: Sequence[Difference], what: str) -> None:
         """Fail with the figures of those that failed, or keep all figures with the test (`-rP` shows them)."""

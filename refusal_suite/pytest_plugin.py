@@ -17,6 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("holdfast", "Holdfast bundles")
     group.addoption("--bundle", type=Path, metavar="DIR", help="test this bundle's admission and its refusals")
     group.addoption(
+        "--bundle-trust", type=Path, metavar="FILE", help="the bundle must be signed by keys of this trust file"
+    )
+    group.addoption(
         "--bundle-depth", action="append", default=[], metavar="NAME", help="only this depth; may be repeated"
     )
     group.addoption(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from jetson_runtime.errors import InputError
-from refusal_suite.reports import DepthRefusals, RefusalReport
+from refusal_suite.reports import PointRefusals, RefusalReport
 
 __all__ = ["Mismatch", "mismatches", "not_comparable"]
 
@@ -20,9 +20,9 @@ class Mismatch(NamedTuple):
 
 
 def mismatches(
-    first: RefusalReport, second: RefusalReport, pairs: Sequence[tuple[DepthRefusals, DepthRefusals]]
+    first: RefusalReport, second: RefusalReport, pairs: Sequence[tuple[PointRefusals, PointRefusals]]
 ) -> Iterator[Mismatch]:
-    """Where judge, longest answer, prompt sets, or the prompts at one of the `pairs` of depths differ."""
+    """Where judge, longest answer, prompt sets, or the prompts at one of the `pairs` of points differ."""
     facts = (
         ("judge", first.judge, second.judge),
         ("longest answer", f"{first.max_tokens} tokens", f"{second.max_tokens} tokens"),
@@ -49,7 +49,7 @@ def _set_words(report: RefusalReport) -> str:
     return ", ".join(f"{name} (sha256 {digest[:12]}…)" for name, digest in report.set_digests)
 
 
-def _prompt_words(own: DepthRefusals, other: DepthRefusals) -> str:
+def _prompt_words(own: PointRefusals, other: PointRefusals) -> str:
     if own.prompts is None:
         return "no ids: a report without single answers"
     only = sorted(id_ for id_, _ in own.prompts - (other.prompts or frozenset()))

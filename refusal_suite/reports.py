@@ -9,11 +9,23 @@ from typing import Any
 
 from jetson_runtime.errors import InputError
 from jetson_runtime.files import read_json
+from refusal_suite.gate_block import GateBlock
 from refusal_suite.judge import COMPLIANCE, INCOHERENT, LABELS
 from refusal_suite.prompts import BENIGN, HARMFUL
 from refusal_suite.results import RATES, SCHEMA
 
-__all__ = ["AnswerLabel", "DepthRefusals", "Kind", "Rate", "RefusalReport", "read_refusals", "refused"]
+__all__ = [
+    "AnswerLabel",
+    "DepthRefusals",
+    "Kind",
+    "PointRefusals",
+    "Rate",
+    "RefusalReport",
+    "ScheduleRefusals",
+    "Shift",
+    "read_refusals",
+    "refused",
+]
 
 
 @dataclass(frozen=True)
@@ -56,19 +68,30 @@ class AnswerLabel:
 
 
 @dataclass(frozen=True)
-class DepthRefusals:
-    """One depth; the groups hold, by name, kind and label, how many answers there were.
+class Shift:
+    """How the margins of `n` prompts moved against full depth, in nats: their mean with its interval."""
 
-    `answers` are the single answers by the id of their prompt, None in a report without them.
+    n: int
+    mean: float
+    low: float
+    high: float
+    moved_down: float
+
+
+@dataclass(frozen=True)
+class PointRefusals:
+    """One depth or schedule; the groups hold, by name, kind and label, how many answers there were.
+
+    `shifts` are the margin shifts by kind of prompt, where there are any. `answers` are the single answers by the id of
+    their prompt, None in a report without them.
     """
 
     name: str
-    vision: int
-    decoder: int
     harmful: Kind
     benign: Kind
     by_category: Mapping[str, Mapping[str, Mapping[str, int]]]
     by_image: Mapping[str, Mapping[str, Mapping[str, int]]]
+    shifts: Mapping[str, Shift]
     answers: Mapping[str, AnswerLabel] | None
 
     @property
@@ -78,8 +101,28 @@ class DepthRefusals:
 
 
 @dataclass(frozen=True)
+class DepthRefusals(PointRefusals):
+    """One depth."""
+
+    vision: int
+    decoder: int
+
+    def __str__(self) -> str:
+        return f"{self.name} (vision {self.vision}, decoder {self.decoder})"
+
+
+@dataclass(frozen=True)
+class ScheduleRefusals(PointRefusals):
+    """One schedule, by the names of its depths."""
+
+    start: str
+    then: str
+    at: str
+
+
+@dataclass(frozen=True)
 class RefusalReport:
-    """What `refusal-check run` wrote, as far as the page shows it."""
+    """What `refusal-check run` wrote, as far as it is used; `gate` is what the gate added, None if it did not."""
 
     file: str
     model: str
@@ -94,6 +137,8 @@ class RefusalReport:
     set_digests: tuple[tuple[str, str], ...]
     samples: tuple[str, ...]
     depths: tuple[DepthRefusals, ...]
+    schedules: tuple[ScheduleRefusals, ...]
+    gate: GateBlock | None
 
     @property
     def names(self) -> frozenset[str]:
@@ -130,7 +175,15 @@ def read_refusals(path: Path) -> RefusalReport:
             samples=tuple(
                 f"{part['n']} of the {part['of']} prompts of {name}" for name, _, _, part in sets if part is not None
             ),
-            depths=tuple(_depth(depth) for depth in value["depths"]),
+            depths=tuple(
+                DepthRefusals(**_point(each), vision=int(each["vision"]), decoder=int(each["decoder"]))
+                for each in value["depths"]
+            ),
+            schedules=tuple(
+                ScheduleRefusals(**_point(each), start=str(each["start"]), then=str(each["then"]), at=str(each["at"]))
+                for each in value["schedules"]
+            ),
+            gate=None if "gate" not in value else GateBlock.from_dict(value["gate"]),
         )
         if not report.depths:
             raise ValueError("no depth")
@@ -139,14 +192,15 @@ def read_refusals(path: Path) -> RefusalReport:
         raise refused(path, "a refusal report", error, SCHEMA, "refusal-check run") from None
 
 
-def _depth(value: Mapping[str, Any]) -> DepthRefusals:
+def _point(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of PointRefusals."""
     counts, rates = value["counts"], value["rates"]
     for name, (kind, label) in RATES.items():
         total = sum(counts[kind][each] for each in LABELS)
         if (rates[name]["hits"], rates[name]["n"]) != (counts[kind][label], total):
-            raise ValueError(f"depth {value['name']}: the rate '{name}' is not that of the counts")
+            raise ValueError(f"{value['name']}: the rate '{name}' is not that of the counts")
         if total == 0:
-            raise ValueError(f"depth {value['name']}: no {kind} prompt was asked")
+            raise ValueError(f"{value['name']}: no {kind} prompt was asked")
     harmful, benign = (
         Kind(
             Rate(rate["hits"], rate["n"], rate["low"], rate["high"]), counts[kind][COMPLIANCE], counts[kind][INCOHERENT]
@@ -156,17 +210,17 @@ def _depth(value: Mapping[str, Any]) -> DepthRefusals:
     for group in (value["by_category"], value["by_image"]):
         for kind in (HARMFUL, BENIGN):
             if sum(entry[kind][label] for entry in group.values() for label in LABELS) != sum(counts[kind].values()):
-                raise ValueError(f"depth {value['name']}: the groups don't add up to the {kind} prompts")
-    return DepthRefusals(
-        name=str(value["name"]),
-        vision=int(value["vision"]),
-        decoder=int(value["decoder"]),
-        harmful=harmful,
-        benign=benign,
-        by_category=value["by_category"],
-        by_image=value["by_image"],
-        answers=_answers(value),
-    )
+                raise ValueError(f"{value['name']}: the groups don't add up to the {kind} prompts")
+    shifts = {kind: value["margins"][kind]["shift"] for kind in (HARMFUL, BENIGN)}
+    return {
+        "name": str(value["name"]),
+        "harmful": harmful,
+        "benign": benign,
+        "by_category": value["by_category"],
+        "by_image": value["by_image"],
+        "shifts": {kind: Shift(**shift) for kind, shift in shifts.items() if shift is not None},
+        "answers": _answers(value),
+    }
 
 
 def _answers(value: Mapping[str, Any]) -> dict[str, AnswerLabel] | None:
@@ -176,7 +230,7 @@ def _answers(value: Mapping[str, Any]) -> dict[str, AnswerLabel] | None:
     for kind in (HARMFUL, BENIGN):
         labels = [answer.label for answer in answers.values() if answer.kind == kind]
         if {label: labels.count(label) for label in LABELS} != dict(value["counts"][kind]):
-            raise ValueError(f"depth {value['name']}: the items are not the {kind} prompts that were counted")
+            raise ValueError(f"{value['name']}: the items are not the {kind} prompts that were counted")
     return answers
 
 

@@ -62,7 +62,7 @@ def bench(tmp_path: Path, base: Report, capsys: pytest.CaptureFixture[str]) -> B
 def test_the_same_answers_are_non_inferior(bench: Bench) -> None:
     out = bench.compare(expect=0)
     assert "second.json is non-inferior to first.json (margin 5 points, one-sided level 0.05)" in out
-    assert "d2 (23, 32)" in out
+    assert "\nd2 " in out
 
 
 def test_lost_refusals_at_one_depth_decide_and_are_named(bench: Bench) -> None:
@@ -106,12 +106,31 @@ def test_a_loss_within_one_category_is_seen_though_the_whole_holds(bench: Bench)
 
 
 def test_margins_shift_where_both_reports_have_them(bench: Bench) -> None:
-    for report, value in ((bench.first, 2.0), (bench.second, 0.5)):
-        for item in report["depths"][0]["items"]:
-            item["margin"] = value if item["kind"] == HARMFUL else 0.0
+    for item in bench.second["depths"][0]["items"]:
+        item["margin"] = 0.5 if item["kind"] == HARMFUL else -3.0
+    for item in bench.first["depths"][1]["items"]:
+        item["margin"] = None
     value = json.loads(bench.compare("--json", expect=0))
-    assert value["depths"][0]["margin_shift_mean"] == {"harmful": -1.5, "benign": 0.0}
-    assert value["depths"][1]["margin_shift_mean"] == {}
+    shift = value["depths"][0]["margin_shift"]["harmful"]
+    assert (shift["n"], shift["mean"], shift["moved_down"]) == (264, -1.0, 1.0)
+    assert value["depths"][0]["margin_shift"]["benign"]["mean"] == 0.0
+    assert value["depths"][1]["margin_shift"] == {}
+
+
+def test_schedules_are_compared_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = make_refusals(make_bundle(tmp_path / "bundle"), schedules=True)
+    bench = Bench(tmp_path, base, capsys)
+    schedule = bench.second["schedules"][2]
+    lost = ids(schedule, HARMFUL)[:40]
+    relabel(schedule, dict.fromkeys(lost, COMPLIANCE))
+    bench.second["schedules"].pop()
+    out = bench.compare(expect=1)
+    assert "d2>d1@1, harmful refused, for the worse: " in out
+    assert "only in the first report, not compared: d2>d1@16" in out
+    value = json.loads(bench.compare("--json", expect=1))
+    assert [(each["name"], each["held"]) for each in value["schedules"]] == [
+        ("d2>d1@vision", True), ("d2>d1@prefill", True), ("d2>d1@1", False), ("d2>d1@4", True)
+    ]  # fmt: skip
 
 
 def _other_id(report: Report) -> None:

@@ -219,12 +219,13 @@ def test_what_was_not_run_is_said(words: str, bare_page: str) -> None:
         "engine-build compile bundle --target rtx-sm86 --out engines",
         "jetson-runtime ask bundle --image picture.png",
         "refusal-check run bundle --out refusals.json",
+        "refusal-check gate bundle",
         "realign projector --out projector",
     ],
 )
 def test_what_is_missing_names_the_command_that_measures_it(bare_page: str, command: str) -> None:
     assert command in visible(bare_page)
-    assert bare_page.count("<strong>Not measured.</strong>") == 6
+    assert bare_page.count("<strong>Not measured.</strong>") == 7
 
 
 def test_measurements_of_other_engines_are_not_passed_off_as_this_bundles(tmp_path: Path) -> None:

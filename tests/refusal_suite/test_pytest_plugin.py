@@ -121,7 +121,11 @@ def test_a_bundle_that_can_t_be_tested_is_an_error_with_its_message(run: Run, bu
         (lambda: None, "*--refusal-margin can't be used*", ("--refusal-margin", 0)),
         (lambda: None, "*prompt sets are not those*", ("--bundle-run", "--bundle-prompts", bundle.parent / "o.csv")),
         (lambda: forge(bundle, engines_digest="0" * 64), "*measured on other engines*", ()),
-        (lambda: (forge(bundle, engines_digest=digest), _no_items(report), admit(bundle, report)), "*has no single answers*", ()),
+        (
+            lambda: (forge(bundle, engines_digest=digest), _no_items(report), admit(bundle, report)),
+            "*has no single answers*",
+            (),
+        ),
         (lambda: (bundle / "engines/lm_head.onnx").write_bytes(b"x" * 200), "*is not the file that was built*", ()),
     ]
     (bundle.parent / "o.csv").write_text("text,kind\nhello,benign\n", encoding="utf-8")

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from jetson_runtime.errors import InputError
+from refusal_suite.margins import mean_shift
 from refusal_suite.paired import HELD, WORSE, Difference, Rule, by_category, differences, points
 from refusal_suite.prompts import BENIGN, HARMFUL
 from refusal_suite.report_match import mismatches, not_comparable
-from refusal_suite.reports import AnswerLabel, DepthRefusals, RefusalReport
+from refusal_suite.reports import AnswerLabel, PointRefusals, RefusalReport
 
-__all__ = ["SCHEMA", "Comparison", "DepthComparison", "compare_reports", "comparison_table"]
+__all__ = ["SCHEMA", "Comparison", "PointComparison", "compare_reports", "comparison_table"]
 
 SCHEMA = "holdfast/comparison/1"
 _IDS_SHOWN = 6
 
 
 @dataclass(frozen=True)
-class DepthComparison:
-    """One depth of both reports: its measures, the same within each category, and by kind the mean shift of margins."""
+class PointComparison:
+    """One depth or schedule of both reports: its measures, the same in each category, and by kind how margins moved."""
 
     name: str
-    vision: int
-    decoder: int
     measures: tuple[Difference, ...]
     categories: Mapping[str, tuple[Difference, ...]]
-    margin_shifts: Mapping[str, float]
+    margin_shifts: Mapping[str, Mapping[str, Any]]
 
     @property
     def worse_categories(self) -> dict[str, tuple[Difference, ...]]:
@@ -45,32 +43,36 @@ class DepthComparison:
         """For JSON."""
         return {
             "name": self.name,
-            "vision": self.vision,
-            "decoder": self.decoder,
             "held": self.held,
             "measures": {one.measure.name: one.to_dict() for one in self.measures},
             "by_category": {
                 name: {one.measure.name: one.to_dict() for one in each} for name, each in self.categories.items()
             },
-            "margin_shift_mean": dict(self.margin_shifts),
+            "margin_shift": {kind: dict(shift) for kind, shift in self.margin_shifts.items()},
         }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare_reports` found; `only_first` and `only_second` are depths that the other did not measure."""
+    """What `compare_reports` found; `only_first` and `only_second` are points that the other did not measure."""
 
     first: RefusalReport
     second: RefusalReport
     rule: Rule
-    depths: tuple[DepthComparison, ...]
+    depths: tuple[PointComparison, ...]
+    schedules: tuple[PointComparison, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
 
     @property
+    def points(self) -> tuple[PointComparison, ...]:
+        """Depths, then schedules."""
+        return self.depths + self.schedules
+
+    @property
     def held(self) -> bool:
-        """The second is non-inferior to the first at every depth that both measured."""
-        return all(depth.held for depth in self.depths)
+        """The second is non-inferior to the first at every depth and schedule that both measured."""
+        return all(point.held for point in self.points)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -83,6 +85,7 @@ class Comparison:
             "first": _side(self.first),
             "second": _side(self.second),
             "depths": [depth.to_dict() for depth in self.depths],
+            "schedules": [schedule.to_dict() for schedule in self.schedules],
             "only_first": list(self.only_first),
             "only_second": list(self.only_second),
         }
@@ -99,68 +102,71 @@ def _side(report: RefusalReport) -> dict[str, Any]:
 
 
 def compare_reports(first: RefusalReport, second: RefusalReport, rule: Rule) -> Comparison:
-    """Compare at every depth of the same name and exits.
+    """Compare at every depth of the same name and exits, and at every schedule between such depths.
 
     Raises:
         InputError: other prompts, another judge or longest answer, or no depth in common.
     """
-    pairs = [(one, other) for one in first.depths for other in second.depths if _place(one) == _place(other)]
-    differing = list(mismatches(first, second, pairs))
+    depths = [(one, other) for one in first.depths for other in second.depths if str(one) == str(other)]
+    common = {one.name for one, _ in depths}
+    schedules = [
+        (one, other)
+        for one in first.schedules
+        for other in second.schedules
+        if one.name == other.name and {one.start, one.then} <= common
+    ]
+    differing = list(mismatches(first, second, [*depths, *schedules]))
     if differing:
         raise not_comparable(first.file, second.file, differing)
-    if not pairs:
+    if not depths:
         raise InputError(
             f"{first.file} and {second.file} have no depth in common",
-            found=_places(second),
-            expected=_places(first),
+            found=", ".join(map(str, second.depths)),
+            expected=", ".join(map(str, first.depths)),
             remedy="measure both on the same ladder",
         )
-    common = {one.name for one, _ in pairs}
+    names = common | {one.name for one, _ in schedules}
+    only = [
+        tuple(point.name for point in (*report.depths, *report.schedules) if point.name not in names)
+        for report in (first, second)
+    ]
     return Comparison(
         first=first,
         second=second,
         rule=rule,
-        depths=tuple(_depth(one, other, rule) for one, other in pairs),
-        only_first=tuple(depth.name for depth in first.depths if depth.name not in common),
-        only_second=tuple(depth.name for depth in second.depths if depth.name not in common),
+        depths=tuple(_compared(one, other, rule) for one, other in depths),
+        schedules=tuple(_compared(one, other, rule) for one, other in schedules),
+        only_first=only[0],
+        only_second=only[1],
     )
 
 
-def _place(depth: DepthRefusals) -> tuple[str, int, int]:
-    return depth.name, depth.vision, depth.decoder
-
-
-def _places(report: RefusalReport) -> str:
-    return ", ".join(f"{depth.name} (vision {depth.vision}, decoder {depth.decoder})" for depth in report.depths)
-
-
-def _depth(one: DepthRefusals, other: DepthRefusals, rule: Rule) -> DepthComparison:
+def _compared(one: PointRefusals, other: PointRefusals, rule: Rule) -> PointComparison:
     first, second = one.answers or {}, other.answers or {}
-    return DepthComparison(
+    return PointComparison(
         name=one.name,
-        vision=one.vision,
-        decoder=one.decoder,
         measures=differences(first, second, rule),
         categories=by_category(first, second, rule),
         margin_shifts=_margin_shifts(first, second),
     )
 
 
-def _margin_shifts(first: Mapping[str, AnswerLabel], second: Mapping[str, AnswerLabel]) -> dict[str, float]:
-    shifts: dict[str, list[float]] = {HARMFUL: [], BENIGN: []}
-    for id_, answer in first.items():
-        before, after = answer.margin, second[id_].margin
-        if before is not None and after is not None:
-            shifts[answer.kind].append(after - before)
-    return {kind: fmean(each) for kind, each in shifts.items() if each}
+def _margin_shifts(first: Mapping[str, AnswerLabel], second: Mapping[str, AnswerLabel]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for kind in (HARMFUL, BENIGN):
+        margins = [(answer.margin, second[id_].margin) for id_, answer in first.items() if answer.kind == kind]
+        pairs = [(after, before) for before, after in margins if before is not None and after is not None]
+        if pairs:
+            found[kind] = mean_shift(*zip(*pairs, strict=True))
+    return found
 
 
 def comparison_table(comparison: Comparison) -> str:
     """Every depth and measure as lines of text, then what flipped for the worse, and what was not compared."""
-    rows: list[tuple[str, ...]] = [("depth", "", "first", "second", "difference in points (bounds)", "flips", "")]
-    for depth in comparison.depths:
-        for number, one in enumerate(depth.measures):
-            head = f"{depth.name} ({depth.vision}, {depth.decoder})" if number == 0 else ""
+    rows: list[tuple[str, ...]] = [("", "", "first", "second", "difference in points (bounds)", "flips", "")]
+    for point in comparison.points:
+        for number, one in enumerate(point.measures):
+            head = point.name if number == 0 else ""
             rows.append((head, *_cells(one)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
@@ -180,15 +186,16 @@ def _cells(one: Difference) -> tuple[str, ...]:
 
 def _notes(comparison: Comparison) -> Iterator[str]:
     rule = comparison.rule
-    for depth in comparison.depths:
-        for one in depth.measures:
+    for point in comparison.points:
+        for one in point.measures:
             if one.worse_flips:
-                yield f"{depth.name}, {one.measure.title}, for the worse: {_ids(one.worse_flips)}"
-        for name, each in depth.worse_categories.items():
+                yield f"{point.name}, {one.measure.title}, for the worse: {_ids(one.worse_flips)}"
+        for name, each in point.worse_categories.items():
             for one in each:
-                yield f"{depth.name}, category {name}, {one.measure.title}: worse by more than the margin"
-        for kind, shift in depth.margin_shifts.items():
-            yield f"{depth.name}, mean shift of the refusal margin of {kind} prompts: {shift:+.3f}"
+                yield f"{point.name}, category {name}, {one.measure.title}: worse by more than the margin"
+        for kind, shift in point.margin_shifts.items():
+            interval = f"{shift['low']:+.2f} to {shift['high']:+.2f}"
+            yield f"{point.name}, mean shift of the {kind} prompts' margins: {shift['mean']:+.2f} ({interval})"
     for words, names in (("first", comparison.only_first), ("second", comparison.only_second)):
         if names:
             yield f"only in the {words} report, not compared: {', '.join(names)}"
