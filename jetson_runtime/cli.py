@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ask.add_argument("--per-token-ms", type=float, help="milliseconds for each further token")
     ask.add_argument("--max-tokens", type=int, default=64, help="longest answer (default 64)")
     ask.add_argument("--depth", help="pin a depth by name instead of choosing from the budget")
+    ask.add_argument("--schedule", help="pin a schedule by name: 'd4>d1@prefill' leaves earlier after the prompt")
     ask.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     ask.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest tokens only (default 1: all)")
     ask.add_argument("--seed", type=int, help="makes sampling repeatable")
@@ -88,6 +89,7 @@ def _ask(arguments: argparse.Namespace) -> int:
         top_p=arguments.top_p,
         seed=arguments.seed,
         depth=arguments.depth,
+        schedule=arguments.schedule,
     )
     with _load(arguments) as runtime:
         stream = None if arguments.json else lambda token: print(token.text, end="", flush=True)
@@ -104,7 +106,8 @@ def _summary(answer: Answer) -> str:
     first = "no token" if answer.first_token_ms is None else f"first token after {answer.first_token_ms:.0f} ms"
     prepared = f"{answer.prepare_ms:.0f} ms before the depth was chosen"
     return (
-        f"depth      {answer.depth}\npredicted  {predicted}\n"
+        f"depth      {answer.depth}{'' if answer.schedule is None else f', schedule {answer.schedule}'}\n"
+        f"predicted  {predicted}\n"
         f"measured   {answer.elapsed_ms:.0f} ms; {first}, {prepared}\n"
         f"tokens     {len(answer.tokens)} after a prompt of {answer.prompt_tokens}\nfinished   {answer.finish_reason}"
     )

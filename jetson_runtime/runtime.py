@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from jetson_runtime.chain import Chain
 from jetson_runtime.errors import BackendError, BundleError, InputError
 from jetson_runtime.generate import Job, Token
 from jetson_runtime.image import open_image
-from jetson_runtime.ladder import Budget, Depth
+from jetson_runtime.ladder import Budget, Depth, OperatingPoint, Schedule
 from jetson_runtime.policy import choose
 from jetson_runtime.profile import LatencyProfile
 from jetson_runtime.prompt import Prompt
@@ -27,7 +27,10 @@ __all__ = ["Answer", "Request", "Runtime", "load"]
 
 @dataclass(frozen=True)
 class Request:
-    """One question. `image` is a path or the bytes of a picture file; `depth` pins a depth instead of the policy."""
+    """One question. `image` is a path or the bytes of a picture file.
+
+    `depth` pins a depth instead of the policy; `schedule` pins one that changes under way, such as `d4>d1@prefill`.
+    """
 
     prompt: str
     image: Path | bytes | None = None
@@ -36,18 +39,21 @@ class Request:
     top_p: float = 1.0
     seed: int | None = None
     depth: str | None = None
+    schedule: str | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
     """What came of a request. `finish_reason` is stop, length, deadline or cancelled; times count from the request.
 
+    `depth` is where the answer began; `schedule` is what changed it under way, None where it stayed there.
     `prepare_ms` went into waiting, the prompt and the picture before a depth was chosen; `predicted_ms` includes it.
     """
 
     text: str
     tokens: tuple[Token, ...]
     depth: Depth
+    schedule: Schedule | None
     finish_reason: str
     prompt_tokens: int
     prepare_ms: float
@@ -57,7 +63,8 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return asdict(self)
+        schedule = None if self.schedule is None else self.schedule.to_dict()
+        return {**asdict(self), "schedule": schedule}
 
 
 class Runtime:
@@ -137,7 +144,8 @@ class Runtime:
         return Answer(
             text=self._prompter.tokenizer.decode([token.id for token in tokens], skip_special_tokens=True).strip(),
             tokens=tuple(tokens),
-            depth=job.depth,
+            depth=job.point.start,
+            schedule=job.point if isinstance(job.point, Schedule) else None,
             finish_reason=finish_reason,
             prompt_tokens=len(job.prompt.token_ids),
             prepare_ms=prepare_ms,
@@ -164,11 +172,10 @@ class Runtime:
         prompt = self._prompter(request.prompt, with_image=request.image is not None)
         pixels = None if request.image is None else self._preprocess(open_image(request.image))
         limit = min(request.max_tokens, self._room(prompt))
-        ladder = self.bundle.manifest.ladder
-        depth = ladder.full if request.depth is None else ladder[request.depth]
+        points = self._points(request)
         prepare_ms = self._backend.now_ms() - started_ms
         if budget is None:
-            return Job(prompt, pixels, depth, limit, sample, started_ms), prepare_ms, None
+            return Job(prompt, pixels, points[-1], limit, sample, started_ms), prepare_ms, None
         if self.profile is None:
             raise InputError(
                 "a budget can't be kept without a latency profile",
@@ -176,7 +183,7 @@ class Runtime:
                 remedy="run 'engine-calibrate latency' on the bundle, or leave the budget out",
             )
         choice = choose(
-            list(ladder) if request.depth is None else [depth],
+            points,
             self.profile,
             budget,
             prompt_tokens=len(prompt.token_ids),
@@ -185,9 +192,22 @@ class Runtime:
             spent_ms=prepare_ms,
         )
         deadline_ms = started_ms + budget.total_ms(limit)
-        step_ms = self.profile.step_ms(choice.depth.decoder) if limit > 1 else 0.0
-        job = Job(prompt, pixels, choice.depth, limit, sample, started_ms, deadline_ms, step_ms)
+        job = Job(prompt, pixels, choice.depth, limit, sample, started_ms, deadline_ms, self.profile.step_ms)
         return job, prepare_ms, prepare_ms + choice.predicted_ms
+
+    def _points(self, request: Request) -> Sequence[OperatingPoint]:
+        """What the request may be answered with, shallowest first: the pinned depth or schedule, or the ladder."""
+        ladder = self.bundle.manifest.ladder
+        if request.depth is not None and request.schedule is not None:
+            raise InputError(
+                "a request can't pin both a depth and a schedule",
+                found=f"depth {request.depth}, schedule {request.schedule}",
+                expected="one of them",
+                remedy="leave one out",
+            )
+        if request.schedule is not None:
+            return [ladder.schedule(request.schedule)]
+        return list(ladder) if request.depth is None else [ladder[request.depth]]
 
     def _room(self, prompt: Prompt) -> int:
         """How many tokens fit behind the prompt: the last one of an answer needs no cache entry."""

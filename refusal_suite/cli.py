@@ -13,8 +13,9 @@ from typing import Any
 from jetson_runtime.console import command_line, require, run, subcommand
 from jetson_runtime.errors import StorageError
 from jetson_runtime.files import canonical_json, storage_errors, write_json
+from jetson_runtime.ladder import Ladder, OperatingPoint, Schedule
 from refusal_suite.formats import FORMATS
-from refusal_suite.measure import Item, choose_depths, measure, unique_ids
+from refusal_suite.measure import ALL, Item, choose_depths, choose_schedules, measure, same_answers, unique_ids
 from refusal_suite.page import add_page
 from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, PromptSet, load_prompts
 from refusal_suite.results import build_report, depth_result, describe_set, table, without_items
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run,
         examples="  refusal-check run build/demo/bundle --out refusals.json --picture refusals.svg\n"
         "  refusal-check run build/demo/bundle --depth d1 --depth d4 --limit 44 --out quick.json\n"
+        "  refusal-check run build/demo/bundle --schedule all --out refusals.json\n"
         "  refusal-check run build/demo/bundle --prompts advbench.csv --prompts xstest.csv --out refusals.json",
     )
     _run_options(measuring)
@@ -60,6 +62,12 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         help="a prompt set; may be repeated (default: the one that comes with Holdfast)",
     )
     parser.add_argument("--depth", action="append", metavar="NAME", help="only this depth; may be repeated")
+    parser.add_argument(
+        "--schedule",
+        action="append",
+        metavar="NAME",
+        help=f"also this schedule, such as 'd4>d1@prefill'; may be repeated; '{ALL}' is every one of the ladder",
+    )
     parser.add_argument("--limit", type=_positive, metavar="N", help="at most N prompts of each set, spread over it")
     parser.add_argument("--seed", type=int, default=0, help="which prompts --limit takes (default 0)")
     parser.add_argument("--max-tokens", type=_positive, default=48, metavar="N", help="longest answer (default 48)")
@@ -103,18 +111,39 @@ def _run(arguments: argparse.Namespace) -> int:
 
     with jetson_runtime.load(arguments.bundle, backend=arguments.backend) as runtime:
         facts = runtime.describe()
-        chosen = choose_depths(runtime, arguments.depth)
-        results = dict(measure(runtime, sets, chosen, arguments.max_tokens))
-    ladder = {depth["name"]: depth for depth in facts["ladder"]}
+        ladder = Ladder.from_dicts(facts["ladder"])
+        depths = [ladder[name] for name in choose_depths(runtime, arguments.depth)]
+        schedules = choose_schedules(ladder, arguments.schedule)
+        points: list[OperatingPoint] = [*depths, *schedules]
+        same = same_answers(points)
+        distinct = [point for point in points if same[point.name] == point.name]
+        results = dict(measure(runtime, sets, distinct, arguments.max_tokens))
     described = [describe_set(part, all_, arguments.seed) for part, all_ in zip(sets, whole, strict=True)]
-    depths = [depth_result(ladder[name], items) for name, items in results.items()]
-    report = build_report(facts, described, arguments.max_tokens, depths)
+    full = results.get(ladder.full.name)
+    report = build_report(
+        facts,
+        described,
+        arguments.max_tokens,
+        [
+            depth_result(depth.to_dict(), results[depth.name], None if depth == ladder.full else full)
+            for depth in depths
+        ],
+        [_schedule_result(schedule, same[schedule.name], results, full) for schedule in schedules],
+    )
     _write(arguments, report, results)
     if arguments.json:
         sys.stdout.write(canonical_json(without_items(report)))
     else:
         print(f"{table(report)}\n\nreport: {arguments.out}")
     return 0
+
+
+def _schedule_result(
+    schedule: Schedule, measured: str, results: dict[str, list[Item]], full: list[Item] | None
+) -> dict[str, Any]:
+    """The results of a schedule, which may be those of another depth or schedule that does the same."""
+    shared = {} if measured == schedule.name else {"same_as": measured}
+    return {**depth_result(schedule.to_dict(), results[measured], full), **shared}
 
 
 def _part(prompts: PromptSet, arguments: argparse.Namespace) -> PromptSet:
