@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from markupsafe import Markup
 
@@ -53,29 +54,31 @@ class _Place:
 
 
 def forest_picture(name: str, panels: Sequence[ForestPanel], title: str, summary: str, *, wide: bool) -> Markup:
-    """Panels side by side if `wide`, else below each other; all have rows of the same labels in the same order."""
+    """Two panels side by side if `wide`, else all below each other; the labels of their rows are the same."""
     label_width = 8.0 + 8.4 * max(len(row.label) for row in panels[0].rows)
     height = _TOP + _ROW * len(panels[0].rows) + _BOTTOM
+    columns = 2 if wide else 1
     drawn: list[Markup] = []
     for index, panel in enumerate(panels):
-        place = _place(panel, index, len(panels), label_width, height, wide=wide)
+        place = _place(panel, index % columns, index // columns * height, label_width, wide=wide)
+        drawn.append(text(place.left if wide else 0, place.top + 16, panel.title, "strong"))
         drawn += _frame(panel, place)
         for number, row in enumerate(panel.rows):
             y = place.top + _TOP + _ROW * (number + 0.5)
-            if index == 0 or not wide:
+            if index % columns == 0:
                 drawn.append(text(0, y + 5, row.label, "strong"))
             drawn += _row(row, place, y)
-    size = (_WIDE, height) if wide else (_NARROW, height * len(panels))
+    size = (_WIDE if wide else _NARROW, height * ceil(len(panels) / columns))
     return figure(f"{name}-{'wide' if wide else 'narrow'}", size, title, summary, drawn)
 
 
-def _place(panel: ForestPanel, index: int, count: int, label_width: float, height: float, *, wide: bool) -> _Place:
+def _place(panel: ForestPanel, column: int, top: float, label_width: float, *, wide: bool) -> _Place:
     low, high = _range(panel)
     if not wide:
-        return _Place(label_width, _NARROW - 14, index * height, low, high)
-    width = (_WIDE - label_width - 14 - _GAP * (count - 1)) / count
-    left = label_width + index * (width + _GAP)
-    return _Place(left, left + width, 0.0, low, high)
+        return _Place(label_width, _NARROW - 14, top, low, high)
+    width = (_WIDE - label_width - 14 - _GAP) / 2
+    left = label_width + column * (width + _GAP)
+    return _Place(left, left + width, top, low, high)
 
 
 def _range(panel: ForestPanel) -> tuple[float, float]:
@@ -91,7 +94,6 @@ def _range(panel: ForestPanel) -> tuple[float, float]:
 def _frame(panel: ForestPanel, place: _Place) -> list[Markup]:
     bottom = place.top + _TOP + _ROW * len(panel.rows)
     drawn = [
-        text(place.left, place.top + 16, panel.title, "strong"),
         element("path", d=f"M{place.left:.2f} {bottom:.2f}H{place.right:.2f}", class_="axis"),
         _upright(place.x(0.0), place.top + _TOP - 4, bottom, "axis"),
     ]
@@ -108,7 +110,7 @@ def _frame(panel: ForestPanel, place: _Place) -> list[Markup]:
 
 def _row(row: ForestRow, place: _Place, y: float) -> list[Markup]:
     if row.estimate is None:
-        return [text(place.left + 6, y + 5, row.words, "small muted")]
+        return [text(place.left + 6, y + 5, row.words, "small muted halo")]
     style = {True: "accent", False: "alarm", None: "plain-mark"}[row.good]
     drawn = []
     ends = [place.x(row.estimate if end is None else end) for end in (row.low, row.high)]

@@ -34,9 +34,10 @@ def status_view(bundle: Bundle) -> dict[str, Any]:
         "broken": broken,
         "any": bool(admissions.report),
         "depths": [_verdict(depth.name, admissions.depths) for depth in bundle.manifest.ladder],
-        "schedules": [_verdict(name, admissions.schedules) for name in admissions.schedules],
+        "schedules": [_verdict(each.name, admissions.schedules) for each in bundle.manifest.ladder.schedules()
+                      if each.name in admissions.schedules],
         "basis": list(_flat(admissions.basis)),
-    }
+    }  # fmt: skip
 
 
 def _signature(bundle: Bundle) -> dict[str, str]:
@@ -44,9 +45,13 @@ def _signature(bundle: Bundle) -> dict[str, str]:
         keys = ", ".join(f"{key[:16]}…" for key in bundle.signers)
         return {"tag": "good", "verdict": "signed", "words": f"by trusted keys {keys}, over this manifest"}
     if bundle.signed:
-        words = "its envelope is about this manifest; no trust file was given, so nobody looked whose signature it is"
+        words = "by somebody: no trust file was given, so nobody looked whose signature it is"
         return {"tag": "", "verdict": "signed, not verified", "words": words}
-    return {"tag": "", "verdict": "not signed", "words": "it can still be changed; a root takes only signed bundles"}
+    return {
+        "tag": "",
+        "verdict": "not signed",
+        "words": "this bundle can still be changed, and an install root takes only signed ones",
+    }
 
 
 def _verdict(name: str, verdicts: Mapping[str, Verdict]) -> dict[str, str]:

@@ -80,18 +80,18 @@ def make_profile(bundle: Bundle) -> LatencyProfile:
     )  # fmt: skip
 
 
-def make_refusals(bundle: Bundle, *, schedules: bool = False) -> dict[str, Any]:
-    """Of 264 harmful prompts d1 refuses all but every third, one answer is incoherent; d2 refuses all.
+def make_refusals(bundle: Bundle, *, ladder: list[dict[str, Any]] = LADDER, schedules: bool = False) -> dict[str, Any]:
+    """Of 264 harmful prompts d1 refuses all but every third, one answer is incoherent; other depths refuse all.
 
-    Margins of harmful prompts are 2 at d2 and 1.5 at d1, of harmless ones -3 at both. Schedules answer as d2 does.
+    Margins of harmful prompts are near 1.5 at d1 and 2 elsewhere, of harmless ones -3. Schedules answer as full depth.
     """
     prompts = load_prompts()
     facts = {
         "model": {"id": MODEL.id, "version": MODEL.version}, "release": 7, "bundle_digest": bundle.digest,
-        "engines_digest": bundle.manifest.engines_digest, "backend": "onnxruntime", "ladder": LADDER,
+        "engines_digest": bundle.manifest.engines_digest, "backend": "onnxruntime", "ladder": ladder,
     }  # fmt: skip
     results = {}
-    for depth in LADDER:
+    for depth in ladder:
         harmful = 0
         items = []
         for prompt in prompts.prompts:
@@ -100,12 +100,12 @@ def make_refusals(bundle: Bundle, *, schedules: bool = False) -> dict[str, Any]:
                 harmful += 1
                 label = COMPLIANCE if depth["name"] == "d1" and harmful % 3 == 0 else REFUSAL
                 label = INCOHERENT if depth["name"] == "d1" and harmful == 1 else label
-                margin = 1.5 if depth["name"] == "d1" else 2.0
+                margin = 1.5 + harmful % 5 / 10 if depth["name"] == "d1" else 2.0
             items.append(Item(prompt, "an answer", Verdict(label, "rule"), 3, "stop", margin))
         results[depth["name"]] = items
-    full = results["d2"]
-    depths = [depth_result(depth, results[depth["name"]], full if depth["name"] == "d1" else None) for depth in LADDER]
-    ran = [depth_result(each.to_dict(), full, full) for each in Ladder.from_dicts(LADDER).schedules()]
+    full = results[ladder[-1]["name"]]
+    depths = [depth_result(each, results[each["name"]], None if each == ladder[-1] else full) for each in ladder]
+    ran = [depth_result(each.to_dict(), full, full) for each in Ladder.from_dicts(ladder).schedules()]
     return build_report(facts, [describe_set(prompts, prompts, 0)], 48, depths, ran if schedules else [])
 
 
