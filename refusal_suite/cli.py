@@ -15,8 +15,10 @@ from jetson_runtime.errors import StorageError
 from jetson_runtime.files import canonical_json, storage_errors, write_json
 from jetson_runtime.ladder import Ladder, OperatingPoint, Schedule
 from refusal_suite.formats import FORMATS
+from refusal_suite.gate_command import add_gate
 from refusal_suite.measure import ALL, Item, choose_depths, choose_schedules, measure, same_answers, unique_ids
 from refusal_suite.page import add_page
+from refusal_suite.plan_command import add_plan
 from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, PromptSet, load_prompts
 from refusal_suite.results import build_report, depth_result, describe_set, table, without_items
 
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     checking.add_argument("file", type=Path, nargs="?", help="a prompt set (default: the one that comes with Holdfast)")
     checking.add_argument("--json", action="store_true", help="print JSON")
     _format_options(checking)
+    add_gate(commands)
+    add_plan(commands)
     add_page(commands)
     return run(parser, argv)
 
