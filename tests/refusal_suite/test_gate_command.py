@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from gate_bundle import own_bundle, write_prompts, write_report
+from signing import signed
 
 pytest.importorskip("scipy", reason="the extra 'gate' is not installed")
 
@@ -61,7 +62,7 @@ def test_the_verdicts_go_into_the_bundle_with_their_report(
     assert d2["verdict"] == "admitted"
     said = capsys.readouterr().out
     assert "2 of 2 depths admitted" in said
-    assert "d1            admitted    attack success at most +" in said
+    assert "d1             admitted    attack success at most +" in said
 
 
 def test_a_rejected_depth_ends_with_1_and_is_written_too(
@@ -178,7 +179,7 @@ def test_a_part_of_the_prompts_is_known_by_its_seed(
 def test_a_signed_bundle_is_not_changed_and_nothing_is_measured_first(
     bundle: Bundle, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (bundle.path / "manifest.dsse.json").write_text("{}", encoding="utf-8")
+    signed(bundle.path, 1)
     assert gate(bundle, prompts, None) == 3
     assert "is signed" in capsys.readouterr().err
 
@@ -263,4 +264,6 @@ def test_without_a_report_the_bundle_is_measured(bundle: Bundle, tmp_path: Path)
     assert (found.depths["d1"].verdict, found.schedules["d2>d1@4"].verdict) == ("not tested", "not tested")
     stored = read_json(bundle.path / found.report)
     assert stored["max_tokens"] == 3
-    assert [schedule["name"] for schedule in stored["schedules"]] == list(found.schedules)
+    decided = [each["name"] for each in stored["gate"]["schedules"]]
+    assert [each["name"] for each in stored["schedules"]] == decided
+    assert set(found.schedules) == set(decided)
