@@ -7,6 +7,8 @@ import sys
 
 from benchmarks import (  # noqa: F401 (each registers its claims)
     end_to_end,
+    enforcement,
+    planted_faults,
     realignment,
     realignment_speed,
     soundness,
