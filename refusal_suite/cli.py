@@ -14,10 +14,12 @@ from jetson_runtime.files import canonical_json, write_json
 from jetson_runtime.ladder import Ladder, OperatingPoint, Schedule
 from refusal_suite.compare import add_compare
 from refusal_suite.formats import FORMATS
+from refusal_suite.gate_command import add_gate
 from refusal_suite.judges.options import add_judge_options, chosen_judge
 from refusal_suite.measure import ALL, Item, choose_depths, choose_schedules, measure, same_answers, unique_ids
 from refusal_suite.output import check_place, write_text
 from refusal_suite.page import add_page
+from refusal_suite.plan_command import add_plan
 from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, PromptSet, load_prompts
 from refusal_suite.results import build_report, depth_result, describe_set, table, without_items
 
@@ -49,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     checking.add_argument("file", type=Path, nargs="?", help="a prompt set (default: the one that comes with Holdfast)")
     checking.add_argument("--json", action="store_true", help="print JSON")
     _format_options(checking)
+    add_gate(commands)
+    add_plan(commands)
     add_compare(commands)
     add_page(commands)
     return run(parser, argv)
@@ -114,7 +118,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     import jetson_runtime
 
-    with jetson_runtime.load(arguments.bundle, backend=arguments.backend) as runtime:
+    with jetson_runtime.load(arguments.bundle, backend=arguments.backend, allow_unadmitted=True) as runtime:
         facts = runtime.describe()
         ladder = Ladder.from_dicts(facts["ladder"])
         depths = [ladder[name] for name in choose_depths(runtime, arguments.depth)]

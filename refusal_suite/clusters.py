@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["design_effect"]
+__all__ = ["design_effect", "thinned"]
 
+_ROUNDING = 1e-9
 IMAGINED = 1
 """How many clusters of the usual size are imagined to fall together as a whole. Where no answer differs the variance
 says nothing; then these alone decide, and each cluster counts as one prompt."""
@@ -33,3 +34,13 @@ def design_effect(sizes: Any, sums: Any, squares: Any) -> Any:
     alone = squares.sum(-1) - n * mean**2
     usual = (sizes**2).sum(-1) / n
     return np.maximum(1.0, (together + IMAGINED * usual**2) / (alone + IMAGINED * usual))
+
+
+def thinned(b: Any, c: Any, n: Any, effect: Any) -> tuple[Any, Any, Any]:
+    """What `n` prompts, `b` of them worse and `c` better, are worth as independent ones: whole numbers.
+
+    Where the effect is above 1 they are rounded against admission.
+    """
+    worth = np.floor(n / effect + _ROUNDING).astype(int)
+    worse, better = np.ceil(b / effect - _ROUNDING), np.floor(c / effect + _ROUNDING)
+    return worse.astype(int), np.minimum(better.astype(int), worth), worth

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refusal_suite.clusters import design_effect
+from refusal_suite.clusters import design_effect, thinned
 from refusal_suite.noninferiority import least_n, p_value
 from refusal_suite.statistics import clopper_pearson_p, clopper_pearson_upper, tango_upper
 
@@ -91,9 +91,7 @@ def no_worse(
     differences = np.asarray(here, int) - np.asarray(reference, int)
     n, b, c = len(differences), int(np.sum(differences > 0)), int(np.sum(differences < 0))
     effect = _effect(differences, requests)
-    # Rounded against admission where clusters thin the counts out.
-    worth = floor(n / effect + _ROUNDING)
-    worse, better = ceil(b / effect - _ROUNDING), min(floor(c / effect + _ROUNDING), worth)
+    worse, better, worth = map(int, thinned(b, c, n, effect))
     return Paired(
         what=what,
         n=n,

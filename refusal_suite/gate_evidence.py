@@ -19,14 +19,14 @@ from refusal_suite.noninferiority import least_n
 from refusal_suite.prompts import BENIGN, HARMFUL, Prompt, PromptSet
 from refusal_suite.results import SCHEMA
 
-__all__ = ["MEASURED", "check_enough", "evidence", "read_reference"]
+__all__ = ["MEASURED", "check_enough", "read_evidence", "read_length", "read_reference"]
 
 MEASURED = "holdfast/realign-measure/1"
 """The schema of `realign measure`'s reports."""
 _LETTERS = {label[0]: label for label in LABELS}
 
 
-def evidence(
+def read_evidence(
     report: Mapping[str, Any],
     manifest: Manifest,
     sets: Sequence[PromptSet],
@@ -52,6 +52,17 @@ def evidence(
             "the refusal report can't be read", found=repr(error), expected=SCHEMA, remedy="run 'refusal-check run'"
         ) from None
     return Evidence(manifest.ladder, prompts, labels, reference)
+
+
+def read_length(report: Any) -> int:
+    """The longest answer, in tokens, that a report was measured with.
+
+    Raises:
+        InputError: it does not say.
+    """
+    if not isinstance(report, dict) or type(report.get("max_tokens")) is not int:
+        raise InputError("the refusal report can't be read", expected=SCHEMA, remedy="run 'refusal-check run'")
+    return int(report["max_tokens"])
 
 
 def check_enough(prompts: Sequence[Prompt], rules: Rules, reference: Mapping[str, str] | None) -> None:

@@ -50,7 +50,7 @@ class Place:
         )
 
     def ask(self, *options: object, prompt: str = "hello") -> tuple[object, ...]:
-        return ("jetson-runtime", "ask", self.bundle, "--prompt", prompt, *options)
+        return ("jetson-runtime", "ask", self.bundle, "--allow-unadmitted", "--prompt", prompt, *options)
 
     def edit_config(self, change: Callable[[dict], object]) -> None:
         path = self.checkpoint / "config.json"
