@@ -13,6 +13,7 @@ from typing import Any
 from jetson_runtime.console import command_line, require, run, subcommand
 from jetson_runtime.errors import StorageError
 from jetson_runtime.files import canonical_json, storage_errors, write_json
+from refusal_suite.agree_command import add_agree
 from refusal_suite.formats import FORMATS
 from refusal_suite.judges.options import add_judge_options, chosen_judge
 from refusal_suite.measure import Item, choose_depths, measure, unique_ids
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checking.add_argument("file", type=Path, nargs="?", help="a prompt set (default: the one that comes with Holdfast)")
     checking.add_argument("--json", action="store_true", help="print JSON")
     _format_options(checking)
+    add_agree(commands)
     add_page(commands)
     return run(parser, argv)
 
