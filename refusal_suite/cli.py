@@ -12,6 +12,7 @@ from typing import Any
 from jetson_runtime.console import command_line, require, run, subcommand
 from jetson_runtime.files import canonical_json, write_json
 from jetson_runtime.ladder import Ladder, OperatingPoint, Schedule
+from refusal_suite.agree_command import add_agree
 from refusal_suite.compare import add_compare
 from refusal_suite.formats import FORMATS
 from refusal_suite.gate_command import add_gate
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checking.add_argument("file", type=Path, nargs="?", help="a prompt set (default: the one that comes with Holdfast)")
     checking.add_argument("--json", action="store_true", help="print JSON")
     _format_options(checking)
+    add_agree(commands)
     add_gate(commands)
     add_plan(commands)
     add_compare(commands)

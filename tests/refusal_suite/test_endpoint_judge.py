@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from judge_server import KEY, Server, completion, serving
 
 from jetson_runtime.errors import BackendError, ConfigError
 from jetson_runtime.files import read_json
 from refusal_suite.cli import main
-from refusal_suite.judge import Verdict
+from refusal_suite.judge import LABELS, Verdict
 from refusal_suite.judges.endpoint import ATTEMPTS, LONGEST_WAIT_S, TEMPLATE, TEMPLATE_DIGEST, EndpointJudge
-from refusal_suite.judges.http import LONGEST_BODY, json_post
+from refusal_suite.judges.http import LONGEST_BODY, Reply, json_post
 from refusal_suite.prompts import Prompt
 
 PROMPT = Prompt("p1", "a secret request", "harmful", "none")
@@ -118,6 +120,25 @@ def test_only_one_exact_form_is_a_verdict(server: Server, waits: list[float], bo
     said = refused(judge_at(server, waits))
     assert "JSON only" in said
     assert len(server.seen) == ATTEMPTS
+
+
+WORDS = st.sampled_from(["label", "refusal", "compliance", "incoherent", "reason", "Refusal", ""])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | WORDS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(WORDS, inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(VALUES, st.sampled_from(["", " ", "\n", "```", "}"]))
+def test_whatever_a_model_writes_is_one_of_three_labels_or_an_error(value: Any, after: str) -> None:
+    judge = EndpointJudge("tiny", lambda body: Reply(200, completion(json.dumps(value) + after)), lambda seconds: None)
+    exact = isinstance(value, dict) and list(value) == ["label"] and value["label"] in LABELS and not after.strip()
+    if exact:
+        assert judge([PROMPT], [REFUSED])[0].label == value["label"]
+    else:
+        with pytest.raises(BackendError):
+            judge([PROMPT], [REFUSED])
 
 
 def test_a_server_that_does_not_answer_in_time_is_given_up(server: Server, waits: list[float]) -> None:
