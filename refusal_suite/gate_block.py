@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from jetson_runtime.admission import VERDICTS
@@ -32,8 +33,11 @@ class Bound:
         """A finding as reports carry it."""
         paired, n = "upper_points" in value, int(value["n"])
         hits = int(value["hits"]) - (int(value["reference_hits"]) if paired else 0)
-        upper, limit = ("upper_points", "margin_points") if paired else ("upper_percent", "limit_percent")
-        return cls(str(value["what"]), paired, n, 100 * hits / n, float(value[upper]), float(value[limit]))
+        names = ("upper_points", "margin_points") if paired else ("upper_percent", "limit_percent")
+        upper, limit = (float(value[name]) for name in names)
+        if n < 1 or not (isfinite(upper) and isfinite(limit)):
+            raise ValueError(f"a finding on {n} prompts with bound {upper} and limit {limit}")
+        return cls(str(value["what"]), paired, n, 100 * hits / n, upper, limit)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,10 @@ class Shift:
     low: float
     high: float
     moved_down: float
+
+    def __post_init__(self) -> None:
+        if not all(isfinite(value) for value in (self.mean, self.low, self.high, self.moved_down)):
+            raise ValueError(f"a shift of margins that is no number: {self.mean} ({self.low} to {self.high})")
 
 
 @dataclass(frozen=True)
