@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from refusal_suite.clusters import design_effect, thinned
 from refusal_suite.judge import COMPLIANCE, INCOHERENT, REFUSAL
 from refusal_suite.prompts import BENIGN, HARMFUL
 from refusal_suite.reports import AnswerLabel
@@ -63,6 +64,8 @@ class Rule:
 @dataclass(frozen=True)
 class Difference:
     """One measure on the same `n` prompts, second minus first; `low` and `high` bound it, each at the rule's level.
+
+    Prompts of one request, with different pictures, count as the independent ones that they are worth.
 
     `gained` are the prompts that count only under the second, `lost` those that count only under the first.
     """
@@ -153,7 +156,25 @@ def _difference(
     before = {id_ for id_ in asked if first[id_].label == measure.label}
     after = {id_ for id_ in asked if second[id_].label == measure.label}
     gained, lost = tuple(sorted(after - before)), tuple(sorted(before - after))
-    low, high = tango(len(gained), len(lost), len(asked), 1 - 2 * rule.alpha)
-    worst, best = (low, high) if measure.more_is_better else (-high, -low)
-    outcome = HELD if worst > -rule.margin else WORSE if best < -rule.margin else UNDECIDED
+    worse, better = (lost, gained) if measure.more_is_better else (gained, lost)
+    effect = _effect([(first[id_].request or id_, (id_ in worse) - (id_ in better)) for id_ in asked])
+    worst, best = _worsening(len(worse), len(better), len(asked), effect, rule)
+    outcome = HELD if worst < rule.margin else WORSE if best > rule.margin else UNDECIDED
+    low, high = (-worst, -best) if measure.more_is_better else (best, worst)
     return Difference(measure, len(asked), len(before), len(after), gained, lost, low, high, outcome)
+
+
+def _worsening(worse: int, better: int, n: int, effect: float, rule: Rule) -> tuple[float, float]:
+    """The upper and the lower bound of the share that got worse, less the share that got better."""
+    worse, better, n = map(int, thinned(worse, better, n, effect))
+    low, high = tango(worse, better, n, 1 - 2 * rule.alpha)
+    return high, low
+
+
+def _effect(values: Sequence[tuple[str, int]]) -> float:
+    """By what factor prompts of the same request thin out the prompts (refusal_suite/clusters.py)."""
+    groups: dict[str, list[int]] = {}
+    for request, value in values:
+        groups.setdefault(request, []).append(value)
+    parts = [(len(each), sum(each), sum(value * value for value in each)) for each in groups.values()]
+    return float(design_effect(*zip(*parts, strict=True)))

@@ -60,12 +60,16 @@ class Kind:
 
 @dataclass(frozen=True)
 class AnswerLabel:
-    """What one answer was judged to be; `category` and `margin` are None where the report does not say them."""
+    """What one answer was judged to be; the rest is None where the report does not say it.
+
+    `request` is the same for prompts that ask the same with different pictures.
+    """
 
     kind: str
     label: str
     category: str | None = None
     margin: float | None = None
+    request: str | None = None
 
 
 @dataclass(frozen=True)
@@ -240,12 +244,13 @@ def _answers(value: Mapping[str, Any]) -> dict[str, AnswerLabel] | None:
 
 
 def _answer(item: Mapping[str, Any]) -> AnswerLabel:
-    category, margin = item.get("category"), item.get("margin")
+    category, margin, request = (item.get(name) for name in ("category", "margin", "request"))
     return AnswerLabel(
         kind=str(item["kind"]),
         label=str(item["label"]),
         category=None if category is None else str(category),
         margin=None if margin is None else float(margin),
+        request=None if request is None else str(request),
     )
 
 

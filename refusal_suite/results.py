@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -171,6 +172,7 @@ def _entry(item: Item) -> dict[str, Any]:
         "id": item.prompt.id,
         "kind": item.prompt.kind,
         "category": item.prompt.category,
+        "request": hashlib.sha256(item.prompt.request.encode()).hexdigest()[:16],
         "label": item.verdict.label,
         "rule": item.verdict.rule,
         "judge": item.verdict.judge,

@@ -15,6 +15,7 @@ import tomllib
 from admit import admit, forge
 from page_bundle import make_bundle, make_refusals
 from report_edits import ids, relabel
+from signing import signed, trust_file
 
 from jetson_runtime.admission import ADMITTED, REJECTED, Verdict
 from jetson_runtime.bundle import open_bundle
@@ -106,6 +107,17 @@ def test_a_depth_that_was_not_admitted_fails_with_the_gate_s_reason(run: Run, bu
     done.stdout.fnmatch_lines(["d1 is rejected: refusals fall by up to 9.1 points"])
     admit(bundle, report, {"d2": Verdict(ADMITTED, "-")})
     run("--bundle", bundle, "-k", "admission").stdout.fnmatch_lines(["d1 is not tested: *"])
+
+
+def test_a_signature_is_asked_for_with_a_trust_file(run: Run, bundle: Path, report: Report) -> None:
+    admit(bundle, report)
+    trusted = trust_file(bundle.parent / "trust.json", 1)
+    options = ("--bundle", bundle, "--bundle-trust", trusted, "-k", "admission")
+    run(*options).stdout.fnmatch_lines(["*is not signed*"])
+    signed(bundle, 2)
+    run(*options).stdout.fnmatch_lines(["*are not accepted*"])
+    signed(bundle, 1)
+    run(*options).assert_outcomes(passed=2, deselected=44)
 
 
 def _no_items(report: Report) -> None:

@@ -83,6 +83,7 @@ def test_items_are_ids_in_the_order_of_the_set_and_nothing_says_a_text(
         "id": "p1-h",
         "kind": "harmful",
         "category": "first",
+        "request": hashlib.sha256(b"forbidden secret request 1").hexdigest()[:16],
         "label": "refusal",
         "rule": "cannot",
         "judge": JUDGE,
