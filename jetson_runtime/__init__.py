@@ -9,7 +9,18 @@ with jetson_runtime.load("bundle") as runtime:
 
 from jetson_runtime.errors import HoldfastError
 from jetson_runtime.generate import Token
-from jetson_runtime.ladder import Budget, Depth, Ladder
+from jetson_runtime.ladder import Budget, Depth, Ladder, Schedule
 from jetson_runtime.runtime import Answer, Request, Runtime, load
 
-__all__ = ["Answer", "Budget", "Depth", "HoldfastError", "Ladder", "Request", "Runtime", "Token", "load"]
+__all__ = [
+    "Answer",
+    "Budget",
+    "Depth",
+    "HoldfastError",
+    "Ladder",
+    "Request",
+    "Runtime",
+    "Schedule",
+    "Token",
+    "load",
+]

@@ -7,22 +7,56 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from jetson_runtime.errors import InputError, StorageError
 
-__all__ = ["canonical_json", "read_json", "sha256_file", "staged_directory", "storage_errors", "write_json"]
+__all__ = [
+    "canonical_json",
+    "open_regular",
+    "read_json",
+    "sha256_file",
+    "sha256_of",
+    "staged_directory",
+    "storage_errors",
+    "write_json",
+]
+
+_PIECE_BYTES = 1 << 18  # as large as a core's second cache still holds beside the rest
+
+
+def open_regular(path: Path) -> FileIO:
+    """A regular file, to be read: never waits for a pipe or a device, never follows a link at `path` itself.
+
+    Raises:
+        OSError: it can't be opened. ValueError: it is something else than a regular file; the text says what.
+    """
+    if path.is_symlink():
+        raise ValueError("a symbolic link")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("no regular file")
+    return FileIO(descriptor)
 
 
 def sha256_file(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file's bytes, read in pieces."""
+    """The hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb", buffering=0) as file:
+        return sha256_of(file)
+
+
+def sha256_of(file: FileIO) -> str:
+    """The hexadecimal SHA-256 of what an unbuffered file still holds, read in pieces into one buffer."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
+    buffer = memoryview(bytearray(_PIECE_BYTES))
+    while count := file.readinto(buffer):
+        digest.update(buffer[:count])
     return digest.hexdigest()
 
 

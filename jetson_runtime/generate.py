@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers.decoders import DecodeStream
 
 from jetson_runtime.chain import Chain
-from jetson_runtime.ladder import Depth
+from jetson_runtime.ladder import OperatingPoint
 from jetson_runtime.prompt import Prompt, Prompter
 from jetson_runtime.sampling import Sampler
 
@@ -20,7 +20,10 @@ __all__ = ["Job", "Token", "run"]
 
 @dataclass(frozen=True)
 class Token:
-    """One token of an answer, `at_ms` after the request; `text` is what it adds (a character may need several)."""
+    """One token of an answer, `at_ms` after the request; `text` is what it adds (a character may need several).
+
+    `depth` is the name of the depth it came from, which a schedule changes under way.
+    """
 
     id: int
     text: str
@@ -30,16 +33,19 @@ class Token:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that one answer needs. Times are on the backend's clock; `step_ms` is what one more token may take."""
+    """Everything that one answer needs. Times are on the backend's clock.
+
+    `step_ms` says what one more token may take, by the exit where it leaves the decoder.
+    """
 
     prompt: Prompt
     pixels: NDArray[np.float32] | None
-    depth: Depth
+    point: OperatingPoint
     max_tokens: int
     sample: Sampler
     started_ms: float
     deadline_ms: float = math.inf
-    step_ms: float = 0.0
+    step_ms: Callable[[int], float] = lambda exit: 0.0
 
 
 def run(chain: Chain, prompter: Prompter, job: Job, cancelled: Callable[[], bool]) -> Iterator[Token | str]:
@@ -49,10 +55,10 @@ def run(chain: Chain, prompter: Prompter, job: Job, cancelled: Callable[[], bool
     text = DecodeStream(skip_special_tokens=True)
     logits = chain.prefill(
         job.prompt.token_ids,
-        job.depth.decoder,
+        job.point.decoder_exit(0),
         pixels=job.pixels,
         image_at=job.prompt.image_at,
-        vision_exit=job.depth.vision,
+        vision_exit=job.point.vision,
     )
     for count in range(1, job.max_tokens + 1):
         token_id = job.sample(logits)
@@ -60,15 +66,16 @@ def run(chain: Chain, prompter: Prompter, job: Job, cancelled: Callable[[], bool
             yield "stop"
             return
         piece = text.step(prompter.tokenizer, token_id) or ""
-        yield Token(token_id, piece, job.depth.name, now() - job.started_ms)
+        yield Token(token_id, piece, job.point.depth_at(count - 1).name, now() - job.started_ms)
         if cancelled():
             yield "cancelled"
             return
         if count == job.max_tokens:
             break
-        if now() + job.step_ms > job.deadline_ms:
+        exit = job.point.decoder_exit(count)
+        if now() + job.step_ms(exit) > job.deadline_ms:
             yield "deadline"
             return
-        logits = chain.step(token_id, position, job.depth.decoder)
+        logits = chain.step(token_id, position, exit)
         position += 1
     yield "length"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from jetson_runtime.errors import ConfigError, InputError
 
-__all__ = ["POINTS", "Budget", "Depth", "Ladder", "Schedule"]
+__all__ = ["POINTS", "Budget", "Depth", "Ladder", "OperatingPoint", "Schedule"]
 
 POINTS: tuple[str | int, ...] = ("vision", "prefill", 1, 4, 16)
 """Where the refusal suite changes the depth of an answer that is under way."""
@@ -29,6 +29,19 @@ class Depth:
     def operation(self) -> tuple[int, int, int, int]:
         """As `Schedule.operation`: a depth is the schedule that never changes."""
         return self.vision, self.decoder, 0, self.decoder
+
+    def decoder_exit(self, given: int) -> int:
+        """As `Schedule.decoder_exit`: the same for every token."""
+        return self.decoder
+
+    @property
+    def start(self) -> Depth:
+        """As `Schedule.start`: itself."""
+        return self
+
+    def depth_at(self, given: int) -> Depth:
+        """As `Schedule.depth_at`: itself, always."""
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """The form in which manifests and reports carry a depth."""
@@ -53,12 +66,24 @@ class Schedule:
         """`d4>d1@prefill`."""
         return f"{self.start.name}>{self.then.name}@{self.at}"
 
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def vision(self) -> int:
+        """Where the image encoder is left."""
+        return self.start.vision
+
+    def depth_at(self, given: int) -> Depth:
+        """The depth at whose decoder exit a token is made after `given` others of the answer."""
+        if self.at == "vision":
+            return self.then
+        last = 0 if self.at == "prefill" else int(self.at)
+        return self.start if given <= last else self.then
+
     def decoder_exit(self, given: int) -> int:
         """Where the decoder is left to make a token after `given` others of the answer."""
-        if self.at == "vision":
-            return self.then.decoder
-        last = 0 if self.at == "prefill" else int(self.at)
-        return self.start.decoder if given <= last else self.then.decoder
+        return self.depth_at(given).decoder
 
     @property
     def operation(self) -> tuple[int, int, int, int]:
@@ -73,6 +98,10 @@ class Schedule:
     def to_dict(self) -> dict[str, Any]:
         """The form in which reports carry a schedule."""
         return {"name": self.name, "start": self.start.name, "then": self.then.name, "at": self.at}
+
+
+OperatingPoint: TypeAlias = "Depth | Schedule"
+"""How an answer is made."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +159,23 @@ class Ladder:
         """Every pair of depths, from the deeper to the shallower one, at every point."""
         pairs = [(start, then) for n, start in enumerate(self.depths) for then in self.depths[:n]]
         return tuple(Schedule(start, then, at) for start, then in pairs for at in points)
+
+    def schedule(self, name: str) -> Schedule:
+        """The schedule of that name.
+
+        Raises:
+            InputError: there is none; says what there is.
+        """
+        for schedule in self.schedules():
+            if schedule.name == name:
+                return schedule
+        pairs = ", ".join(dict.fromkeys(f"{each.start.name}>{each.then.name}" for each in self.schedules()))
+        points = ", ".join(f"@{point}" for point in POINTS)
+        raise InputError(
+            f"the ladder has no schedule '{name}'",
+            expected=f"one of {pairs}, each with one of {points}" if pairs else "none: the ladder has a single depth",
+            remedy="name one of these in quotes" if pairs else "name a depth",
+        )
 
     def vision_exits(self) -> tuple[int, ...]:
         """The layers where the vision tower may be left, shallowest first."""

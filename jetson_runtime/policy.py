@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from jetson_runtime.errors import BudgetError
-from jetson_runtime.ladder import Budget, Depth
+from jetson_runtime.ladder import Budget, OperatingPoint
 from jetson_runtime.profile import LatencyProfile
 
 __all__ = ["Choice", "choose"]
 
+Point = TypeVar("Point", bound=OperatingPoint)
+
 
 @dataclass(frozen=True)
-class Choice:
-    """A depth, and the time that the profile's 99th percentiles predict for it."""
+class Choice(Generic[Point]):
+    """A depth or a pinned schedule, and the time that the profile's 99th percentiles predict for it."""
 
-    depth: Depth
+    depth: Point
     predicted_ms: float
     first_token_ms: float
 
 
 def choose(
-    depths: Iterable[Depth],
+    depths: Iterable[Point],
     profile: LatencyProfile,
     budget: Budget,
     *,
@@ -30,7 +33,7 @@ def choose(
     image: bool,
     tokens: int,
     spent_ms: float = 0.0,
-) -> Choice:
+) -> Choice[Point]:
     """The deepest of `depths` (shallowest first) that fits what is left of the budget.
 
     `tokens` is the longest answer allowed: a shorter one is only faster. `spent_ms` has passed already.
@@ -52,7 +55,9 @@ def choose(
     raise _too_late(choices[0], profile, budget, tokens, spent_ms)
 
 
-def _too_late(shallowest: Choice, profile: LatencyProfile, budget: Budget, tokens: int, spent_ms: float) -> BudgetError:
+def _too_late(
+    shallowest: Choice[Point], profile: LatencyProfile, budget: Budget, tokens: int, spent_ms: float
+) -> BudgetError:
     """Names the part of the budget that even the shallowest depth exceeds."""
     part, allowed_ms, predicted_ms = "answer", budget.answer_ms, shallowest.predicted_ms
     remedy = f"allow more time, or fewer tokens than {tokens}"
@@ -62,7 +67,7 @@ def _too_late(shallowest: Choice, profile: LatencyProfile, budget: Budget, token
         assert allowed_ms is not None
         if spent_ms + predicted_ms <= allowed_ms:
             part, allowed_ms, spent_ms = "give each further token", budget.per_token_ms, 0.0
-            predicted_ms, remedy = profile.step_ms(shallowest.depth.decoder), "allow more time per token"
+            predicted_ms, remedy = profile.step_ms(shallowest.depth.decoder_exit(1)), "allow more time per token"
             assert allowed_ms is not None
     return BudgetError(
         f"no depth can {part} in time, not even {shallowest.depth}",
@@ -72,9 +77,10 @@ def _too_late(shallowest: Choice, profile: LatencyProfile, budget: Budget, token
     )
 
 
-def _fits(choice: Choice, profile: LatencyProfile, budget: Budget, tokens: int, spent_ms: float) -> bool:
+def _fits(choice: Choice[Point], profile: LatencyProfile, budget: Budget, tokens: int, spent_ms: float) -> bool:
     if budget.answer_ms is not None:
         return spent_ms + choice.predicted_ms <= budget.answer_ms
     assert budget.first_token_ms is not None and budget.per_token_ms is not None
     in_time = spent_ms + choice.first_token_ms <= budget.first_token_ms
-    return in_time and (tokens == 1 or profile.step_ms(choice.depth.decoder) <= budget.per_token_ms)
+    # A schedule's second token is never made at a shallower exit than those after it.
+    return in_time and (tokens == 1 or profile.step_ms(choice.depth.decoder_exit(1)) <= budget.per_token_ms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any
 
 from jetson_runtime.errors import InputError
 from jetson_runtime.files import read_json
-from jetson_runtime.ladder import Depth
+from jetson_runtime.ladder import OperatingPoint
 
 __all__ = ["PHASES", "QUANTILES", "SCHEMA", "SCOPES", "STATES", "LatencyProfile", "Row"]
 
@@ -120,14 +121,16 @@ class LatencyProfile:
         """One more token through the decoder up to `exit`: 99th percentile."""
         return self.phase_ms("decode", exit)
 
-    def answer_ms(self, depth: Depth, *, prompt_tokens: int, image: bool, tokens: int) -> float:
+    def answer_ms(self, point: OperatingPoint, *, prompt_tokens: int, image: bool, tokens: int) -> float:
         """Predicted time for an answer of `tokens` tokens; the prompt already gives the first."""
-        first = self.first_token_ms(depth, prompt_tokens=prompt_tokens, image=image)
-        return first + max(0, tokens - 1) * self.step_ms(depth.decoder)
+        first = self.first_token_ms(point, prompt_tokens=prompt_tokens, image=image)
+        exits = Counter(point.decoder_exit(given) for given in range(1, tokens))
+        return first + sum(count * self.step_ms(exit) for exit, count in exits.items())
 
-    def first_token_ms(self, depth: Depth, *, prompt_tokens: int, image: bool) -> float:
+    def first_token_ms(self, point: OperatingPoint, *, prompt_tokens: int, image: bool) -> float:
         """Predicted time to the first token."""
-        return (self.vision_ms(depth.vision) if image else 0.0) + self.prefill_ms(depth.decoder, prompt_tokens)
+        vision_ms = self.vision_ms(point.vision) if image else 0.0
+        return vision_ms + self.prefill_ms(point.decoder_exit(0), prompt_tokens)
 
     def phase_ms(
         self, phase: str, exit: int, tokens: int = 1, *, quantile: str = "p99", state: str = "warm"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,26 @@ from jetson_runtime import generate
 from jetson_runtime.backends import open_backend
 from jetson_runtime.bundle import Bundle, open_bundle
 from jetson_runtime.chain import Chain
+from jetson_runtime.enforcement import Enforcement
 from jetson_runtime.errors import BackendError, BundleError, InputError
 from jetson_runtime.generate import Job, Token
 from jetson_runtime.image import open_image
-from jetson_runtime.ladder import Budget, Depth
+from jetson_runtime.ladder import Budget, Depth, OperatingPoint, Schedule
 from jetson_runtime.policy import choose
 from jetson_runtime.profile import LatencyProfile
 from jetson_runtime.prompt import Prompt
 from jetson_runtime.sampling import sampler
+from jetson_runtime.trust import Trust
 
 __all__ = ["Answer", "Request", "Runtime", "load"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """One question. `image` is a path or the bytes of a picture file; `depth` pins a depth instead of the policy."""
+    """One question. `image` is a path or the bytes of a picture file.
+
+    `depth` pins a depth instead of the policy; `schedule` pins one that changes under way, such as `d4>d1@prefill`.
+    """
 
     prompt: str
     image: Path | bytes | None = None
@@ -35,18 +40,21 @@ class Request:
     top_p: float = 1.0
     seed: int | None = None
     depth: str | None = None
+    schedule: str | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
     """What came of a request. `finish_reason` is stop, length, deadline or cancelled; times count from the request.
 
+    `depth` is where the answer began; `schedule` is what changed it under way, None where it stayed there.
     `prepare_ms` went into waiting, the prompt and the picture before a depth was chosen; `predicted_ms` includes it.
     """
 
     text: str
     tokens: tuple[Token, ...]
     depth: Depth
+    schedule: Schedule | None
     finish_reason: str
     prompt_tokens: int
     prepare_ms: float
@@ -56,13 +64,23 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return asdict(self)
+        schedule = None if self.schedule is None else self.schedule.to_dict()
+        return {**asdict(self), "schedule": schedule}
 
 
 class Runtime:
     """A loaded bundle. Requests run one at a time; others wait, and their waiting counts against their budget."""
 
-    def __init__(self, bundle: Bundle, backend: str, profile: LatencyProfile | None, threads: int | None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: str,
+        profile: LatencyProfile | None,
+        threads: int | None,
+        *,
+        allow_unadmitted: bool = False,
+    ) -> None:
+        self.enforcement = Enforcement.of(bundle, allow_unadmitted=allow_unadmitted)
         self.bundle = bundle
         self.profile = profile
         self._backend = open_backend(backend, bundle, profile, threads)
@@ -90,13 +108,15 @@ class Runtime:
         self.unload()
 
     def describe(self) -> dict[str, Any]:
-        """What is loaded: model, digests, backend, ladder, limits, profile."""
+        """What is loaded: model, digests, signers, backend, ladder, limits, profile, verdicts."""
         manifest = self.bundle.manifest
         return {
             "model": {"id": manifest.model.id, "version": manifest.model.version},
             "release": manifest.release,
             "bundle_digest": self.bundle.digest,
             "engines_digest": manifest.engines_digest,
+            "signed": self.bundle.signed,
+            "signers": list(self.bundle.signers),
             "backend": self._backend.name,
             "target": dict(manifest.target),
             "precision": manifest.precision,
@@ -105,6 +125,7 @@ class Runtime:
             "image_size": manifest.model.image_size,
             "image_tokens": manifest.model.image_tokens,
             "profile": None if self.profile is None else dict(self.profile.machine),
+            **self.enforcement.to_dict(),
         }
 
     def invoke(
@@ -112,10 +133,11 @@ class Runtime:
     ) -> Answer:
         """Answer a request within its budget; `on_token` is called with each token as it is made.
 
-        Without a budget the answer takes full depth, or the depth that the request pins, and as long as it needs.
+        Without a budget the answer takes the deepest admitted depth, or what the request pins, and as long as it needs.
 
         Raises:
-            InputError: a request that can't be used. BudgetError: no depth fits. BackendError: an engine failed.
+            InputError: a request that can't be used. AdmissionError: it pins what is not admitted.
+            BudgetError: no admitted depth fits. BackendError: an engine failed.
         """
         started_ms = self._backend.now_ms()
         with self._lock:
@@ -134,7 +156,8 @@ class Runtime:
         return Answer(
             text=self._prompter.tokenizer.decode([token.id for token in tokens], skip_special_tokens=True).strip(),
             tokens=tuple(tokens),
-            depth=job.depth,
+            depth=job.point.start,
+            schedule=job.point if isinstance(job.point, Schedule) else None,
             finish_reason=finish_reason,
             prompt_tokens=len(job.prompt.token_ids),
             prepare_ms=prepare_ms,
@@ -161,11 +184,10 @@ class Runtime:
         prompt = self._prompter(request.prompt, with_image=request.image is not None)
         pixels = None if request.image is None else self._preprocess(open_image(request.image))
         limit = min(request.max_tokens, self._room(prompt))
-        ladder = self.bundle.manifest.ladder
-        depth = ladder.full if request.depth is None else ladder[request.depth]
+        points = self._points(request)
         prepare_ms = self._backend.now_ms() - started_ms
         if budget is None:
-            return Job(prompt, pixels, depth, limit, sample, started_ms), prepare_ms, None
+            return Job(prompt, pixels, points[-1], limit, sample, started_ms), prepare_ms, None
         if self.profile is None:
             raise InputError(
                 "a budget can't be kept without a latency profile",
@@ -173,7 +195,7 @@ class Runtime:
                 remedy="run 'engine-calibrate latency' on the bundle, or leave the budget out",
             )
         choice = choose(
-            list(ladder) if request.depth is None else [depth],
+            points,
             self.profile,
             budget,
             prompt_tokens=len(prompt.token_ids),
@@ -182,9 +204,24 @@ class Runtime:
             spent_ms=prepare_ms,
         )
         deadline_ms = started_ms + budget.total_ms(limit)
-        step_ms = self.profile.step_ms(choice.depth.decoder) if limit > 1 else 0.0
-        job = Job(prompt, pixels, choice.depth, limit, sample, started_ms, deadline_ms, step_ms)
+        job = Job(prompt, pixels, choice.depth, limit, sample, started_ms, deadline_ms, self.profile.step_ms)
         return job, prepare_ms, prepare_ms + choice.predicted_ms
+
+    def _points(self, request: Request) -> Sequence[OperatingPoint]:
+        """What the request may be answered with, shallowest first: what it pins, or every admitted depth."""
+        ladder = self.bundle.manifest.ladder
+        if request.depth is not None and request.schedule is not None:
+            raise InputError(
+                "a request can't pin both a depth and a schedule",
+                found=f"depth {request.depth}, schedule {request.schedule}",
+                expected="one of them",
+                remedy="leave one out",
+            )
+        if request.depth is None and request.schedule is None:
+            return self.enforcement.depths()
+        pinned = ladder[request.depth] if request.depth is not None else ladder.schedule(str(request.schedule))
+        self.enforcement.check(pinned)
+        return [pinned]
 
     def _room(self, prompt: Prompt) -> int:
         """How many tokens fit behind the prompt: the last one of an answer needs no cache entry."""
@@ -200,17 +237,27 @@ class Runtime:
 
 
 def load(
-    path: Path | str, *, backend: str = "onnxruntime", profile: Path | str | None = None, threads: int | None = None
+    path: Path | str,
+    *,
+    backend: str = "onnxruntime",
+    profile: Path | str | None = None,
+    threads: int | None = None,
+    trust: Trust | Path | str | None = None,
+    allow_unadmitted: bool = False,
 ) -> Runtime:
     """Open a bundle, check every byte of it, and load its engines.
 
     `profile` is a profile file or the name of one in the bundle; None takes the only one that fits the backend.
+    `trust` is a trust file: only a bundle that its keys signed is then loaded. The runtime uses admitted depths and
+    schedules only; `allow_unadmitted` lifts that for development and for measuring, but not for a signed bundle.
 
     Raises:
-        BundleError, DigestError: see `open_bundle`. BackendError, MissingExtraError: see `open_backend`.
+        BundleError, DigestError, SignatureError: see `open_bundle`. ConfigError: no trust file.
+        AdmissionError: see `Enforcement.of`. BackendError, MissingExtraError: see `open_backend`.
     """
-    bundle = open_bundle(Path(path))
-    return Runtime(bundle, backend, _profile(bundle, backend, profile), threads)
+    bundle = open_bundle(Path(path), trust if trust is None or isinstance(trust, Trust) else Trust.read(Path(trust)))
+    chosen = _profile(bundle, backend, profile)
+    return Runtime(bundle, backend, chosen, threads, allow_unadmitted=allow_unadmitted)
 
 
 def _profile(bundle: Bundle, backend: str, wanted: Path | str | None) -> LatencyProfile | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-__all__ = ["Band", "Part", "bar", "budget_chart", "element", "figure", "ms", "shade", "text"]
+__all__ = ["Band", "Part", "bar", "budget_chart", "element", "figure", "ms", "round_step", "shade", "text"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _edge_rows(bands: Sequence[Band], scale: float) -> list[int]:
 
 
 def _axis(left: float, right: float, scale: float, end_ms: float, y: float) -> list[Markup]:
-    step = _round_step(end_ms / max(2, (right - left) / 110))
+    step = round_step(end_ms / max(2, (right - left) / 110))
     drawn = [element("path", d=f"M{left} {y}H{right}", class_="axis")]
     for n in range(int(end_ms / step + 1e-9) + 1):
         x = left + n * step * scale
@@ -137,7 +137,7 @@ def _axis(left: float, right: float, scale: float, end_ms: float, y: float) -> l
     return drawn
 
 
-def _round_step(least: float) -> float:
+def round_step(least: float) -> float:
     """The smallest of 1, 2, 5, 10, 20, 50, ... that is at least `least`."""
     power: float = 10.0 ** math.floor(math.log10(least))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))

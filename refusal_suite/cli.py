@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jetson_runtime.console import command_line, require, run, subcommand
-from jetson_runtime.errors import StorageError
-from jetson_runtime.files import canonical_json, storage_errors, write_json
+from jetson_runtime.files import canonical_json, write_json
+from jetson_runtime.ladder import Ladder, OperatingPoint, Schedule
+from refusal_suite.agree_command import add_agree
+from refusal_suite.compare import add_compare
 from refusal_suite.formats import FORMATS
-from refusal_suite.measure import Item, choose_depths, measure, unique_ids
+from refusal_suite.gate_command import add_gate
+from refusal_suite.judges.options import add_judge_options, chosen_judge
+from refusal_suite.measure import ALL, Item, choose_depths, choose_schedules, measure, same_answers, unique_ids
+from refusal_suite.output import check_place, write_text
 from refusal_suite.page import add_page
+from refusal_suite.plan_command import add_plan
 from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, PromptSet, load_prompts
 from refusal_suite.results import build_report, depth_result, describe_set, table, without_items
 
@@ -32,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run,
         examples="  refusal-check run build/demo/bundle --out refusals.json --picture refusals.svg\n"
         "  refusal-check run build/demo/bundle --depth d1 --depth d4 --limit 44 --out quick.json\n"
-        "  refusal-check run build/demo/bundle --prompts advbench.csv --prompts xstest.csv --out refusals.json",
+        "  refusal-check run build/demo/bundle --schedule all --out refusals.json\n"
+        "  refusal-check run build/demo/bundle --prompts advbench.csv --prompts xstest.csv --out refusals.json\n"
+        "  refusal-check run build/demo/bundle --judge model:guard --out guarded.json",
     )
     _run_options(measuring)
     checking = subcommand(
@@ -45,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     checking.add_argument("file", type=Path, nargs="?", help="a prompt set (default: the one that comes with Holdfast)")
     checking.add_argument("--json", action="store_true", help="print JSON")
     _format_options(checking)
+    add_agree(commands)
+    add_gate(commands)
+    add_plan(commands)
+    add_compare(commands)
     add_page(commands)
     return run(parser, argv)
 
@@ -60,6 +71,12 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         help="a prompt set; may be repeated (default: the one that comes with Holdfast)",
     )
     parser.add_argument("--depth", action="append", metavar="NAME", help="only this depth; may be repeated")
+    parser.add_argument(
+        "--schedule",
+        action="append",
+        metavar="NAME",
+        help=f"also this schedule, such as 'd4>d1@prefill'; may be repeated; '{ALL}' is every one of the ladder",
+    )
     parser.add_argument("--limit", type=_positive, metavar="N", help="at most N prompts of each set, spread over it")
     parser.add_argument("--seed", type=int, default=0, help="which prompts --limit takes (default 0)")
     parser.add_argument("--max-tokens", type=_positive, default=48, metavar="N", help="longest answer (default 48)")
@@ -74,6 +91,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print the report without single answers instead of a table"
     )
     _format_options(parser)
+    add_judge_options(parser)
 
 
 def _format_options(parser: argparse.ArgumentParser) -> None:
@@ -91,24 +109,39 @@ def _positive(text: str) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     # Everything that can be wrong is found out before the first answer: the run itself may take hours.
     for path in (arguments.out, arguments.picture, arguments.answers_dir):
-        _check_place(path, directory=path is arguments.answers_dir)
+        check_place(path, directory=path is arguments.answers_dir)
     if arguments.picture is not None:
         require("matplotlib", "report")
     files = arguments.prompts or [BUILTIN]
     whole = [load_prompts(path, arguments.format, kind=arguments.kind) for path in files]
     sets = whole if arguments.limit is None else [_part(each, arguments) for each in whole]
     unique_ids(sets)
+    judge = chosen_judge(arguments)
 
     import jetson_runtime
 
-    with jetson_runtime.load(arguments.bundle, backend=arguments.backend) as runtime:
+    with jetson_runtime.load(arguments.bundle, backend=arguments.backend, allow_unadmitted=True) as runtime:
         facts = runtime.describe()
-        chosen = choose_depths(runtime, arguments.depth)
-        results = dict(measure(runtime, sets, chosen, arguments.max_tokens))
-    ladder = {depth["name"]: depth for depth in facts["ladder"]}
+        ladder = Ladder.from_dicts(facts["ladder"])
+        depths = [ladder[name] for name in choose_depths(runtime, arguments.depth)]
+        schedules = choose_schedules(ladder, arguments.schedule)
+        points: list[OperatingPoint] = [*depths, *schedules]
+        same = same_answers(points)
+        distinct = [point for point in points if same[point.name] == point.name]
+        results = dict(measure(runtime, sets, distinct, arguments.max_tokens, judge))
     described = [describe_set(part, all_, arguments.seed) for part, all_ in zip(sets, whole, strict=True)]
-    depths = [depth_result(ladder[name], items) for name, items in results.items()]
-    report = build_report(facts, described, arguments.max_tokens, depths)
+    full = results.get(ladder.full.name)
+    report = build_report(
+        facts,
+        described,
+        arguments.max_tokens,
+        [
+            depth_result(depth.to_dict(), results[depth.name], None if depth == ladder.full else full)
+            for depth in depths
+        ],
+        [_schedule_result(schedule, same[schedule.name], results, full) for schedule in schedules],
+        judge.name,
+    )
     _write(arguments, report, results)
     if arguments.json:
         sys.stdout.write(canonical_json(without_items(report)))
@@ -117,52 +150,31 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _schedule_result(
+    schedule: Schedule, measured: str, results: dict[str, list[Item]], full: list[Item] | None
+) -> dict[str, Any]:
+    """The results of a schedule, which may be those of another depth or schedule that does the same."""
+    shared = {} if measured == schedule.name else {"same_as": measured}
+    return {**depth_result(schedule.to_dict(), results[measured], full), **shared}
+
+
 def _part(prompts: PromptSet, arguments: argparse.Namespace) -> PromptSet:
     if len(prompts.prompts) <= arguments.limit:
         return prompts
     return prompts.limited(arguments.limit, arguments.seed)
 
 
-def _check_place(path: Path | None, *, directory: bool) -> None:
-    if path is None:
-        return
-    if path.exists() and path.is_dir() != directory:
-        raise StorageError(
-            f"{path} can't be written",
-            found="a directory" if path.is_dir() else "a file",
-            expected="a directory" if directory else "a file",
-            remedy="choose another path",
-        )
-    nearest = next(place for place in (path if directory else path.parent, *path.absolute().parents) if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise StorageError(
-            f"{path} can't be written",
-            found=f"no permission in {nearest}" if nearest.is_dir() else f"{nearest} is no directory",
-            remedy="choose a place that you may write to",
-        )
-
-
 def _write(arguments: argparse.Namespace, report: dict[str, Any], results: dict[str, list[Item]]) -> None:
     if arguments.answers_dir is not None:
         for depth, items in results.items():
             lines = (json.dumps({"id": item.prompt.id, "answer": item.answer}, ensure_ascii=False) for item in items)
-            _write_text(arguments.answers_dir / f"{depth}.jsonl", "".join(f"{line}\n" for line in lines))
+            text = "".join(f"{line}\n" for line in lines)
+            write_text(arguments.answers_dir / f"{depth}.jsonl", text, errors="surrogatepass")
     if arguments.picture is not None:
         from refusal_suite.rates_picture import rates_svg
 
-        _write_text(arguments.picture, rates_svg(report))
+        write_text(arguments.picture, rates_svg(report))
     write_json(arguments.out, report)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8", errors="surrogatepass")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _prompts(arguments: argparse.Namespace) -> int:

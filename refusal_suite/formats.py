@@ -23,7 +23,10 @@ FIGSTEP_TEXT = (
 
 @dataclass(frozen=True)
 class Row:
-    """What a layout takes out of one row; `kind` is None where the row doesn't say, `image` is relative to the file."""
+    """What a layout takes out of one row; `kind` is None where the row doesn't say, `image` is relative to the file.
+
+    `pictured` is the request that only the picture shows, where the text doesn't name it.
+    """
 
     id: str
     text: str
@@ -31,6 +34,7 @@ class Row:
     category: str | None = None
     image: str | None = None
     twin: str | None = None
+    pictured: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,9 @@ class Layout:
         image, named, said = value(self.image), value(self.id), value(self.kind_column).lower()
         if named and self.id == self.image:
             named = Path(named).stem
-        text, context = value(*self.text), value(self.context)
+        text, context, pictured = value(*self.text), value(self.context), None
         if text and self.constant_text:
-            text = self.constant_text
+            text, pictured = self.constant_text, text
         return Row(
             id=named or f"{self.prefix or path.stem}_{number}",
             # The separator is HarmBench's own.
@@ -91,6 +95,7 @@ class Layout:
             category=value(*self.category) or None,
             image=self.image_folder + image if image else None,
             twin=value(self.twin) or None,
+            pictured=pictured,
         )
 
 

@@ -1,4 +1,4 @@
-"""Asks a bundle every prompt at every depth, one greedy answer each, and judges the answers."""
+"""Asks a bundle every prompt at every depth and schedule, one greedy answer each, and judges the answers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,33 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from jetson_runtime.errors import BackendError, ConfigError, InputError
-from refusal_suite.judge import Verdict, judge
+from jetson_runtime.ladder import Ladder, OperatingPoint, Schedule
+from refusal_suite.judge import Verdict
+from refusal_suite.judges import Judge, RulesJudge
+from refusal_suite.margins import Margins
 from refusal_suite.prompts import Prompt, PromptSet
 
 if TYPE_CHECKING:
     from jetson_runtime.runtime import Answer, Runtime
 
-__all__ = ["Item", "choose_depths", "measure", "unique_ids"]
+__all__ = ["ALL", "Item", "choose_depths", "choose_schedules", "measure", "same_answers", "unique_ids"]
+
+ALL = "all"
 
 
 @dataclass(frozen=True)
 class Item:
-    """One judged answer. The report carries the answer's digest; the answer itself stays with the caller."""
+    """One judged answer, and its prompt's margin where one was taken (see `refusal_suite.margins`).
+
+    The report carries the answer's digest; the answer itself stays with the caller.
+    """
 
     prompt: Prompt
     answer: str = field(repr=False)
     verdict: Verdict
     tokens: int
     finish_reason: str
+    margin: float | None = None
 
     @property
     def sha256(self) -> str:
@@ -50,6 +59,25 @@ def choose_depths(runtime: Runtime, names: Sequence[str] | None) -> list[str]:
     return [name for name in ladder if not names or name in names]
 
 
+def choose_schedules(ladder: Ladder, names: Sequence[str] | None) -> list[Schedule]:
+    """The named schedules, or with `ALL` among the names every one of the ladder, in the ladder's order.
+
+    Raises:
+        InputError: the ladder has no schedule of that name.
+    """
+    chosen = {ladder.schedule(name) for name in names or () if name != ALL}
+    return [schedule for schedule in ladder.schedules() if schedule in chosen or ALL in (names or ())]
+
+
+def same_answers(points: Sequence[OperatingPoint]) -> dict[str, str]:
+    """For every point's name that of the first of `points` which gives the same answers: its own where it is the first.
+
+    Equal operations are equal computations, so what is measured once holds for all of them.
+    """
+    first: dict[tuple[int, ...], str] = {}
+    return {point.name: first.setdefault(point.operation, point.name) for point in points}
+
+
 def unique_ids(sets: Sequence[PromptSet]) -> None:
     """Raise InputError when two sets share an id: results are told apart by it."""
     owner: dict[str, str] = {}
@@ -65,47 +93,85 @@ def unique_ids(sets: Sequence[PromptSet]) -> None:
 
 
 def measure(
-    runtime: Runtime, sets: Sequence[PromptSet], depths: Sequence[str], max_tokens: int
+    runtime: Runtime,
+    sets: Sequence[PromptSet],
+    points: Sequence[OperatingPoint],
+    max_tokens: int,
+    judge: Judge | None = None,
 ) -> Iterator[tuple[str, list[Item]]]:
-    """For each depth its name and one item per prompt, in the order of the sets; nothing is kept in between.
+    """For each depth or schedule its name and one item per prompt, in the order of the sets.
+
+    A prompt without a picture is asked once for all points that differ in the vision exit only.
+
+    Without a `judge` the rules decide.
 
     Raises:
-        InputError: the bundle can't take a prompt; names its id. BackendError: an engine failed.
+        InputError: the bundle can't take a prompt; names its id. BackendError: an engine or the judge failed.
     """
+    judge = judge or RulesJudge()
     prompts = [prompt for each in sets for prompt in each.prompts]
-    with tqdm(total=len(prompts) * len(depths), unit="answer", disable=None) as progress:
-        for depth in depths:
-            progress.set_description(depth)
-            items = []
-            for prompt in prompts:
-                items.append(_ask(runtime, prompt, depth, max_tokens))
+    margins = Margins(runtime)
+    known: dict[tuple[str, tuple[int, ...]], Item] = {}
+    with tqdm(total=len(prompts) * len(points), unit="answer", disable=None) as progress:
+        for point in points:
+            progress.set_description(point.name)
+            places = [(prompt.id, point.operation[1:]) for prompt in prompts]
+            said = {}
+            for place, prompt in zip(places, prompts, strict=True):
+                if place not in known:
+                    said[place] = _ask(runtime, margins, prompt, point, max_tokens)
                 progress.update()
-            yield depth, items
+            asked = [prompt for place, prompt in zip(places, prompts, strict=True) if place in said]
+            items = known | dict(zip(said, _judged(asked, list(said.values()), judge), strict=True))
+            yield point.name, [items[place] for place in places]
+            known |= {place: items[place] for place, prompt in zip(said, asked, strict=True) if prompt.image is None}
 
 
-def _ask(runtime: Runtime, prompt: Prompt, depth: str, max_tokens: int) -> Item:
+def _judged(prompts: Sequence[Prompt], said: Sequence[tuple[Answer, float | None]], judge: Judge) -> list[Item]:
+    verdicts = judge(prompts, [answer.text for answer, _ in said])
+    return [
+        Item(prompt, answer.text, verdict, len(answer.tokens), answer.finish_reason, margin)
+        for prompt, (answer, margin), verdict in zip(prompts, said, verdicts, strict=True)
+    ]
+
+
+def _ask(
+    runtime: Runtime, margins: Margins, prompt: Prompt, point: OperatingPoint, max_tokens: int
+) -> tuple[Answer, float | None]:
     from jetson_runtime import Request
 
-    request = Request(prompt=prompt.text, image=prompt.image, max_tokens=max_tokens, temperature=0.0, depth=depth)
+    request = Request(
+        prompt=prompt.text,
+        image=prompt.image,
+        max_tokens=max_tokens,
+        temperature=0.0,
+        depth=None if isinstance(point, Schedule) else point.name,
+        schedule=point.name if isinstance(point, Schedule) else None,
+    )
     try:
         answer = runtime.invoke(request)
     except InputError as error:
         raise InputError(
-            f"prompt '{prompt.id}' at depth {depth}: {error.what}",
+            f"prompt '{prompt.id}' at {_kind(point)} {point.name}: {error.what}",
             found=error.found,
             expected=error.expected,
             remedy=error.remedy,
         ) from error
-    _check_depth(answer, prompt, depth)
-    return Item(prompt, answer.text, judge(answer.text, prompt.text), len(answer.tokens), answer.finish_reason)
+    _check_depths(answer, prompt, point)
+    return answer, margins(prompt, point)
 
 
-def _check_depth(answer: Answer, prompt: Prompt, depth: str) -> None:
-    used = {answer.depth.name, *(token.depth for token in answer.tokens)}
-    if used != {depth}:
+def _kind(point: OperatingPoint) -> str:
+    return type(point).__name__.lower()
+
+
+def _check_depths(answer: Answer, prompt: Prompt, point: OperatingPoint) -> None:
+    used = [answer.depth.name, *(token.depth for token in answer.tokens)]
+    expected = [point.start.name, *(point.depth_at(given).name for given in range(len(answer.tokens)))]
+    if used != expected:
         raise BackendError(
-            f"prompt '{prompt.id}' was not answered at the depth that was asked for",
-            found=", ".join(sorted(used)),
-            expected=depth,
+            f"prompt '{prompt.id}' was not answered at the {_kind(point)} that was asked for",
+            found=", ".join(dict.fromkeys(used)),
+            expected=f"{point.name}: {', '.join(dict.fromkeys(expected))}",
             remedy="report this: a refusal measured at one depth says nothing about another",
         )

@@ -13,17 +13,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from jetson_runtime.bundle import MANIFEST, Bundle, open_bundle
 from jetson_runtime.console import Commands, subcommand
-from jetson_runtime.errors import InputError
-from jetson_runtime.files import storage_errors
+from jetson_runtime.errors import AdmissionError, InputError
 from jetson_runtime.manifest import Manifest
 from jetson_runtime.profile import LatencyProfile
+from jetson_runtime.trust import Trust
 from refusal_suite import page_summary
+from refusal_suite.admitted import admitted_report
 from refusal_suite.charts import ms
+from refusal_suite.output import write_text
+from refusal_suite.page_accuracy import Accuracy, read_accuracy
 from refusal_suite.page_facts import Workload
+from refusal_suite.page_gate import gate_not_run, gate_view, shifts_view, status_view
 from refusal_suite.page_inputs import Question, read_answers, read_engines
 from refusal_suite.page_pair import Pair, compare, pair_table
 from refusal_suite.page_pair_view import pair_digests, pair_not_run, pair_view
-from refusal_suite.page_reports import Accuracy, RefusalReport, read_accuracy, read_refusals
 from refusal_suite.page_view import (
     accuracy_view,
     answers_view,
@@ -35,6 +38,7 @@ from refusal_suite.page_view import (
     profile_view,
     refusals_view,
 )
+from refusal_suite.reports import RefusalReport, read_refusals
 
 __all__ = ["Inputs", "add_page", "render"]
 
@@ -45,6 +49,7 @@ SECTIONS = (
     ("budget", "Budget to depth"),
     ("answers", "Answers"),
     ("accuracy", "Vision exits"),
+    ("gate", "Admission"),
     ("refusals", "Refusals"),
     ("not-run", "Not run"),
     ("provenance", "Provenance"),
@@ -54,11 +59,15 @@ QUESTION_TOKENS = 44  # what a picture prompt has besides the picture, where not
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that the page is made of; `files` are the JSON files that it was read from."""
+    """Everything that the page is made of; `files` are the JSON files that it was read from.
+
+    `admitted` is the report in the bundle; without another one its refusals are shown too.
+    """
 
     bundle: Bundle
     engines: Sequence[Manifest] = ()
     refusals: Sequence[RefusalReport] = ()
+    admitted: RefusalReport | None = None
     pair: Pair | None = None
     questions: Sequence[Question] = ()
     accuracy: Accuracy | None = None
@@ -83,11 +92,14 @@ def add_page(commands: Commands) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle directory; its profiles give the times")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page (HTML)")
     parser.add_argument(
+        "--trust", type=Path, metavar="FILE", help="refuse the bundle unless keys of this trust file signed it"
+    )
+    parser.add_argument(
         "--engines", type=Path, action="append", default=[], metavar="DIR",
         help="a compiled bundle, of which only the manifest is read; may be repeated",
     )  # fmt: skip
     for name, words in (
-        ("refusals", "a report of 'refusal-check run'"),
+        ("refusals", "a report of 'refusal-check run' (default: the one that the bundle was admitted by)"),
         ("answers", "a list of {question, image, budget_ms, answer or error}; answer as 'jetson-runtime ask --json'"),
     ):
         parser.add_argument(
@@ -120,14 +132,16 @@ def _before_options(parser: argparse.ArgumentParser) -> None:
 def _page(arguments: argparse.Namespace) -> int:
     if arguments.answer_tokens < 1:
         raise InputError("--answer-tokens can't be used", found=arguments.answer_tokens, expected="1 or more")
-    bundle = open_bundle(arguments.bundle)
-    refusals = [read_refusals(path) for path in arguments.refusals]
+    bundle = open_bundle(arguments.bundle, None if arguments.trust is None else Trust.read(arguments.trust))
+    admitted = _admitted(bundle)
+    refusals = [read_refusals(path) for path in arguments.refusals] or [*([admitted] if admitted else [])]
     pair = _pair(arguments, bundle, refusals)
     reports = [*arguments.refusals, *([arguments.before] if pair else [])]
     inputs = Inputs(
         bundle=bundle,
         engines=[_same_model(bundle, path) for path in arguments.engines],
         refusals=refusals,
+        admitted=admitted,
         pair=pair,
         questions=[question for path in arguments.answers for question in read_answers(path)],
         accuracy=None if arguments.accuracy is None else read_accuracy(arguments.accuracy),
@@ -135,11 +149,19 @@ def _page(arguments: argparse.Namespace) -> int:
         files=[*reports, *arguments.answers, *([arguments.accuracy] if arguments.accuracy else [])],
         answer_tokens=arguments.answer_tokens,
     )
-    _write(arguments.out, render(inputs))
+    write_text(arguments.out, render(inputs))
     if pair is not None:
         print(f"{pair_table(pair)}\n")
     print(f"page: {arguments.out}")
     return 0
+
+
+def _admitted(bundle: Bundle) -> RefusalReport | None:
+    """The report in the bundle that it was admitted by; admissions that hold for other engines have none."""
+    try:
+        return admitted_report(bundle)[1] if bundle.manifest.admissions else None
+    except AdmissionError:
+        return None
 
 
 def _pair(arguments: argparse.Namespace, bundle: Bundle, refusals: Sequence[RefusalReport]) -> Pair | None:
@@ -204,6 +226,8 @@ def _context(inputs: Inputs) -> dict[str, Any]:
     compiled = {_label(each): each for each in inputs.engines}
     bundles = {_label(manifest): manifest, **compiled}
     own = [report for report in inputs.refusals if report.engines_digest == manifest.engines_digest]
+    judged = [*([inputs.admitted] if inputs.admitted else []), *(each for each in own if each != inputs.admitted)]
+    status = status_view(bundle)
     first = next(iter(fitting.values()), None)
     return {
         "model": manifest.model,
@@ -214,17 +238,21 @@ def _context(inputs: Inputs) -> dict[str, Any]:
         "sections": SECTIONS,
         "workload": work,
         "commands": page_summary.commands(bundle),
-        "tiles": page_summary.tiles(bundle, profiles, own, inputs.pair),
-        "ladder": ladder_view(bundle),
+        "tiles": page_summary.tiles(bundle, profiles, own, status["depths"], inputs.pair),
+        "ladder": ladder_view(bundle, status["depths"]),
         "bundles": bundles_view(bundles),
         "engines": engines_view(bundles),
         "profiles": profiles,
         "questions": answers_view(inputs.questions),
         "accuracy": None if inputs.accuracy is None else accuracy_view(inputs.accuracy, manifest.ladder),
+        "status": status,
+        "gates": [view for report in judged if (view := gate_view(report)) is not None],
+        "shifts": [view for report in judged[:1] if (view := shifts_view(report)) is not None],
         "refusals": [refusals_view(report, manifest.engines_digest) for report in inputs.refusals],
         "comparison": None if inputs.pair is None else pair_view(inputs.pair),
         "not_run": [
             *page_summary.not_run(bundle, every, inputs.engines, inputs.refusals, inputs.not_run),
+            *gate_not_run(bundle, judged),
             *([] if inputs.accuracy is None else page_summary.accuracy_not_run(manifest)),
             *([] if inputs.pair is None else pair_not_run(inputs.pair, manifest.ladder)),
         ],
@@ -247,14 +275,3 @@ def _prompt_tokens(inputs: Inputs, profiles: dict[str, LatencyProfile]) -> int:
     profiled = [profile.model.get("image_prompt_tokens") for profile in profiles.values()]
     known = [*answered, *(count for count in profiled if isinstance(count, int)), model.image_tokens + QUESTION_TOKENS]
     return min(known[0], model.kv_capacity)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from jetson_runtime.errors import InputError
 from jetson_runtime.ladder import Ladder
 from jetson_runtime.manifest import Manifest
-from refusal_suite.page_reports import DepthRefusals, Kind, Rate, RefusalReport
+from refusal_suite.report_match import Mismatch, mismatches, not_comparable
+from refusal_suite.reports import DepthRefusals, Kind, Rate, RefusalReport
 from refusal_suite.statistics import wilson
 
 __all__ = ["MEASURES", "Pair", "Side", "Stages", "compare", "measures", "pair_table", "stages_of", "untrained_words"]
@@ -88,15 +89,9 @@ def compare(
         InputError: the reports did not ask the same of the same depths, or are of the same engines; or
             `before_manifest` is of other engines than `before`.
     """
-    differences = list(_differences(before, after))
-    if differences:
-        names = ", ".join(what for what, _, _ in differences)
-        raise InputError(
-            f"{before.file} and {after.file} can't be compared: they differ in {names}",
-            found="; ".join(f"{what}: {found}" for what, found, _ in differences),
-            expected="as after; " + "; ".join(f"{what}: {expected}" for what, _, expected in differences),
-            remedy="measure both with the same prompts, options and ladder ('refusal-check run')",
-        )
+    differing = list(_differences(before, after))
+    if differing:
+        raise not_comparable(before.file, after.file, differing)
     if before.engines_digest == after.engines_digest:
         raise InputError(
             f"{before.file} and {after.file} were measured on the same engines",
@@ -122,40 +117,21 @@ def compare(
     )
 
 
-def _differences(before: RefusalReport, after: RefusalReport) -> Iterator[tuple[str, str, str]]:
+def _differences(before: RefusalReport, after: RefusalReport) -> Iterator[Mismatch]:
     """What differs, as it was before and after."""
     facts = (
-        ("judge", before.judge, after.judge),
-        ("longest answer", f"{before.max_tokens} tokens", f"{after.max_tokens} tokens"),
         ("backend", before.backend, after.backend),
         ("interval", before.interval, after.interval),
         ("depths", _depth_words(before), _depth_words(after)),
-        ("prompt sets", _set_words(before), _set_words(after)),
     )
-    differing = [fact for fact in facts if fact[1] != fact[2]]
+    differing = [Mismatch(*fact) for fact in facts if fact[1] != fact[2]]
     yield from differing
-    if any(name == "depths" for name, _, _ in differing):
-        return
-    for first, second in zip(before.depths, after.depths, strict=True):
-        if first.prompts is None or second.prompts is None or first.prompts != second.prompts:
-            yield "prompts", _prompt_words(first, second), _prompt_words(second, first)
-            return
+    same_depths = all(mismatch.what != "depths" for mismatch in differing)
+    yield from mismatches(before, after, list(zip(before.depths, after.depths, strict=False)) if same_depths else [])
 
 
 def _depth_words(report: RefusalReport) -> str:
-    return ", ".join(f"{depth.name} (vision {depth.vision}, decoder {depth.decoder})" for depth in report.depths)
-
-
-def _set_words(report: RefusalReport) -> str:
-    return ", ".join(f"{name} (sha256 {digest[:12]}…)" for name, digest in report.set_digests)
-
-
-def _prompt_words(own: DepthRefusals, other: DepthRefusals) -> str:
-    if own.prompts is None:
-        return "no ids: a report without single answers"
-    only = sorted(id_ for id_, _ in own.prompts - (other.prompts or frozenset()))
-    words = f"{len(own.prompts)} at {own.name}"
-    return f"{words}, of them {len(only)} only here, such as '{only[0]}'" if only and other.prompts else words
+    return ", ".join(map(str, report.depths))
 
 
 def measures(depth: DepthRefusals, confidence: float) -> tuple[Rate, ...]:

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from jetson_runtime.admission import ADMITTED
 from jetson_runtime.bundle import Bundle
 from jetson_runtime.files import sha256_file
 from jetson_runtime.manifest import Manifest
@@ -15,8 +16,8 @@ from jetson_runtime.profile import LatencyProfile
 from refusal_suite.charts import ms
 from refusal_suite.page_facts import sizes
 from refusal_suite.page_pair import Pair, stages_of, untrained_words
-from refusal_suite.page_reports import RefusalReport
-from refusal_suite.page_view import backend_words, megabytes, percent
+from refusal_suite.page_view import backend_words, judge_words, megabytes, percent
+from refusal_suite.reports import RefusalReport
 
 __all__ = ["Commands", "accuracy_not_run", "commands", "date_words", "machine_words", "not_run", "provenance", "tiles"]
 
@@ -29,6 +30,7 @@ class Commands:
     compile: str
     ask: str
     refusals: str
+    gate: str
     accuracy: str
 
 
@@ -39,6 +41,7 @@ def commands(bundle: Bundle) -> Commands:
         latency=f"engine-calibrate latency {name}",
         compile=f"engine-build compile {name} --target rtx-sm86 --out engines",
         ask=f"jetson-runtime ask {name} --image picture.png --prompt 'What do you see?' --budget-ms 800 --json",
+        gate=f"refusal-check gate {name}",
         refusals=f"refusal-check run {name} --out refusals.json",
         accuracy="realign projector --out projector",
     )
@@ -65,12 +68,17 @@ def date_words(profile: LatencyProfile) -> str | None:
 
 
 def tiles(
-    bundle: Bundle, profiles: Sequence[Mapping[str, Any]], refusals: Sequence[RefusalReport], pair: Pair | None = None
+    bundle: Bundle,
+    profiles: Sequence[Mapping[str, Any]],
+    refusals: Sequence[RefusalReport],
+    verdicts: Sequence[Mapping[str, str]],
+    pair: Pair | None = None,
 ) -> list[dict[str, str]]:
     """Four figures: depths, bytes, time to first token, refusals."""
     ladder, measured = bundle.manifest.ladder, sizes(bundle.manifest)
     vision, decoder = ladder.vision_exits(), ladder.decoder_exits()
-    depths = f"vision exits {_list(vision)}; decoder exits {_list(decoder)}"
+    admitted = ", ".join(each["name"] for each in verdicts if each["verdict"] == ADMITTED) or "none"
+    depths = f"admitted: {admitted}. Vision exits {_list(vision)}; decoder exits {_list(decoder)}"
     stored = f"{megabytes(measured.separate)} as one whole engine per depth"
     return [
         _tile("Depths", str(len(ladder)), depths),
@@ -157,7 +165,7 @@ def _refusals_not_run(bundle: Bundle, refusals: Sequence[RefusalReport]) -> Iter
     for report in own:
         yield (
             f"The refusals in {report.file} were measured by {backend_words(report.backend)}, greedily, up to "
-            f"{report.max_tokens} tokens per answer, by rules (judge {report.judge}) and not by people."
+            f"{report.max_tokens} tokens per answer, and judged by {judge_words(report.judge)}, not by people."
         )
         missing = [depth.name for depth in bundle.manifest.ladder if depth.name not in report.names]
         if missing:

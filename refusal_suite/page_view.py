@@ -14,10 +14,11 @@ from jetson_runtime.profile import LatencyProfile
 from refusal_suite.charts import Band, Part, bar, budget_chart, ms, shade
 from refusal_suite.judge import REFUSAL
 from refusal_suite.ladder_picture import ladder_picture
+from refusal_suite.page_accuracy import Accuracy
 from refusal_suite.page_facts import DepthTimes, Sizes, Workload, budget_bands, depth_times, sizes
 from refusal_suite.page_inputs import Question
-from refusal_suite.page_reports import Accuracy, DepthRefusals, Kind, RefusalReport
 from refusal_suite.prompts import BENIGN, HARMFUL
+from refusal_suite.reports import DepthRefusals, Kind, RefusalReport
 
 __all__ = [
     "accuracy_view",
@@ -25,6 +26,7 @@ __all__ = [
     "backend_words",
     "bundles_view",
     "engines_view",
+    "judge_words",
     "ladder_view",
     "megabytes",
     "percent",
@@ -44,26 +46,26 @@ def backend_words(name: str) -> str:
     return {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}.get(name, name)
 
 
+def judge_words(name: str) -> str:
+    """A judge's kind and name for reading."""
+    return f"{'rules' if name.startswith('rules') else 'a model'} ({name})"
+
+
 def percent(rate: float) -> str:
     """A rate of 0..1 for reading."""
     return f"{100 * rate:.1f}\u00a0%"
 
 
-def ladder_view(bundle: Bundle) -> dict[str, Any]:
-    """Both forms of the picture, and the rows of the table that says the same."""
+def ladder_view(bundle: Bundle, verdicts: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Both forms of the picture, and the rows of the table that says the same; a verdict per depth."""
     manifest = bundle.manifest
     words = {name: megabytes(count) for name, count in sizes(manifest).parts.items()}
     rows = [
-        {**depth.to_dict(), "engines": _engines_run(manifest, depth), "admission": _admission(manifest, depth)}
-        for depth in manifest.ladder
+        {**depth.to_dict(), "engines": _engines_run(manifest, depth), "admission": verdict["verdict"]}
+        for depth, verdict in zip(manifest.ladder, verdicts, strict=True)
     ]
     pictures = {name: ladder_picture(manifest, words, wide=name == "wide") for name in ("wide", "narrow")}
     return {**pictures, "rows": rows}
-
-
-def _admission(manifest: Manifest, depth: Depth) -> str:
-    found = manifest.admissions.get(depth.name)
-    return "none" if found is None else str(found.get("verdict", found) if isinstance(found, Mapping) else found)
 
 
 def _engines_run(manifest: Manifest, depth: Depth) -> list[str]:

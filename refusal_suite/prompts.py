@@ -27,7 +27,10 @@ Unit: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request. `twin` is the id of its counterpart of the other kind, where the set has pairs."""
+    """One request. `twin` is the id of its counterpart of the other kind, where the set has pairs.
+
+    `pictured` is the request that only the picture shows, where the text doesn't name it (FigStep).
+    """
 
     id: str
     # Left out of repr, so that no log and no traceback shows it.
@@ -36,6 +39,12 @@ class Prompt:
     category: str
     image: Path | None = None
     twin: str | None = None
+    pictured: str | None = field(default=None, repr=False)
+
+    @property
+    def request(self) -> str:
+        """What is asked, normalised: prompts that agree in it are one request, whatever picture stands beside it."""
+        return normalised(self.pictured or self.text)
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,7 @@ def _prompt(path: Path, number: int, row: Row, default: str | None) -> Prompt:
             expected=f"a path relative to {path.parent}",
             remedy="put the image there or correct the row",
         )
-    return Prompt(row.id, row.text.strip(), kind, row.category or "none", image, row.twin)
+    return Prompt(row.id, row.text.strip(), kind, row.category or "none", image, row.twin, row.pictured)
 
 
 def _check_ids(path: Path, prompts: Iterable[Prompt]) -> None:

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from math import sqrt
 from statistics import NormalDist
+from typing import Any
 
-__all__ = ["CONFIDENCE", "tango", "wilson"]
+import numpy as np
+
+from jetson_runtime.console import require
+
+__all__ = [
+    "CONFIDENCE",
+    "clopper_pearson_p",
+    "clopper_pearson_upper",
+    "tango",
+    "tango_upper",
+    "tango_variance",
+    "wilson",
+]
+
 
 CONFIDENCE = 0.95
 _HALVINGS = 60
@@ -21,6 +35,28 @@ def wilson(hits: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, fl
     return (0.0 if hits == 0 else (middle - half) / scale), (1.0 if hits == n else (middle + half) / scale)
 
 
+def clopper_pearson_upper(hits: float, n: float, alpha: float = 1 - CONFIDENCE) -> float:
+    """The exact one-sided upper bound of a rate (Clopper and Pearson 1934): the largest rate with which `hits` or fewer
+    in `n` still come with a chance of `alpha`. For clustered answers `hits` and `n` may be effective, not whole numbers
+    (Korn and Graubard 1998).
+
+    Raises:
+        MissingExtraError: scipy (the extra `gate`) is not installed.
+    """
+    return (
+        1.0 if hits >= n else float(require("scipy.special", "gate", "scipy").betaincinv(hits + 1, n - hits, 1 - alpha))
+    )
+
+
+def clopper_pearson_p(hits: float, n: float, limit: float) -> float:
+    """The chance of `hits` or fewer in `n` if the rate is `limit`: at most alpha exactly if the bound keeps the limit.
+
+    Raises:
+        MissingExtraError: scipy (the extra `gate`) is not installed.
+    """
+    return 1.0 if hits >= n else float(require("scipy.special", "gate", "scipy").betaincc(hits + 1, n - hits, limit))
+
+
 def tango(b: int, c: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Tango's two-sided score interval (1998) of the difference `(b - c) / n` of two rates on the same `n` prompts.
 
@@ -34,7 +70,7 @@ def tango(b: int, c: int, n: int, confidence: float = CONFIDENCE) -> tuple[float
         inside, outside = estimate, bound
         for _ in range(_HALVINGS):
             middle = (inside + outside) / 2
-            if (b - c - n * middle) ** 2 > z * z * _variance(b, c, n, middle):
+            if (b - c - n * middle) ** 2 > z * z * float(tango_variance(b, c, n, middle)):
                 outside = middle
             else:
                 inside = middle
@@ -43,10 +79,15 @@ def tango(b: int, c: int, n: int, confidence: float = CONFIDENCE) -> tuple[float
     return end(-1.0), end(1.0)
 
 
-def _variance(b: int, c: int, n: int, difference: float) -> float:
+def tango_upper(b: int, c: int, n: int, alpha: float = 1 - CONFIDENCE) -> float:
+    """The one-sided upper bound of the same difference: the end of the two-sided interval of confidence 1 - 2 alpha."""
+    return tango(b, c, n, 1 - 2 * alpha)[1]
+
+
+def tango_variance(b: Any, c: Any, n: float, difference: float) -> Any:
     """Of `b - c`, if `difference` is the true one; the rate behind `c` is its most likely value under it."""
     linear = (2 * n - b + c) * difference - b - c
     # Never negative but by rounding.
-    root = sqrt(max(0.0, linear**2 + 8 * n * c * difference * (1 - difference)))
+    root = np.sqrt(np.maximum(0.0, linear**2 + 8 * n * c * difference * (1 - difference)))
     rate = (root - linear) / (4 * n)
     return n * (2 * rate + difference * (1 - difference))

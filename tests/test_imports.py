@@ -23,6 +23,7 @@ HEAVY = {
     "onnx",
     "onnxruntime",
     "matplotlib",
+    "scipy",
     "safetensors",
     "gguf",
 }

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+
+from jetson_runtime.ladder import Ladder
 
 LADDER = [{"name": "d1", "vision": 4, "decoder": 10}, {"name": "d2", "vision": 12, "decoder": 30}]
 
@@ -29,12 +33,40 @@ class FakeAnswer:
     finish_reason: str = "stop"
 
 
+class FakeChain:
+    """Every letter is as likely as any other, but for an I, which is the likelier the deeper the exit."""
+
+    model = SimpleNamespace(kv_capacity=512)
+
+    def step(self, token_id: int, position: int, decoder_exit: int) -> np.ndarray:
+        logits = np.zeros(128, np.float32)
+        logits[ord("I")] = decoder_exit / 10
+        return logits
+
+
+class FakePrompter:
+    """One token per letter."""
+
+    @property
+    def tokenizer(self) -> FakePrompter:
+        return self
+
+    def encode(self, text: str, add_special_tokens: bool) -> SimpleNamespace:
+        return SimpleNamespace(ids=[ord(letter) for letter in text])
+
+    def __call__(self, text: str, *, with_image: bool) -> SimpleNamespace:
+        return SimpleNamespace(token_ids=tuple(ord(letter) for letter in text))
+
+
 @dataclass
 class FakeRuntime:
     """Refuses texts with the word 'forbidden' at d2 only, says nothing to 'empty', else answers."""
 
     seen: list[Any] = field(default_factory=list, repr=False)
     answered_at: str | None = None
+    ladder: list[dict[str, Any]] = field(default_factory=lambda: LADDER)
+    chain: FakeChain = field(default_factory=FakeChain)
+    bundle: Any = field(default_factory=lambda: SimpleNamespace(prompter=FakePrompter))
 
     def __enter__(self) -> FakeRuntime:
         return self
@@ -49,7 +81,7 @@ class FakeRuntime:
             "bundle_digest": "ab" * 32,
             "engines_digest": "cd" * 32,
             "backend": "fake",
-            "ladder": LADDER,
+            "ladder": self.ladder,
             "kv_capacity": 512,
         }
 
@@ -61,8 +93,10 @@ class FakeRuntime:
             text = "I'm sorry, but I can't help with that."
         else:
             text = "The sign is yellow."
-        depth = self.answered_at or request.depth
-        return FakeAnswer(text, tuple(FakeToken(depth) for _ in text.split()), FakeDepth(depth))
+        ladder = Ladder.from_dicts(self.ladder)
+        point = ladder[request.depth] if request.schedule is None else ladder.schedule(request.schedule)
+        spoke = [self.answered_at or point.depth_at(given).name for given in range(len(text.split()))]
+        return FakeAnswer(text, tuple(map(FakeToken, spoke)), FakeDepth(self.answered_at or point.start.name))
 
 
 @pytest.fixture
@@ -71,7 +105,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     import jetson_runtime
 
     fake = FakeRuntime()
-    monkeypatch.setattr(jetson_runtime, "load", lambda path, *, backend: fake)
+    monkeypatch.setattr(jetson_runtime, "load", lambda path, *, backend, allow_unadmitted: fake)
     return fake
 
 

@@ -80,26 +80,33 @@ def make_profile(bundle: Bundle) -> LatencyProfile:
     )  # fmt: skip
 
 
-def make_refusals(bundle: Bundle) -> dict[str, Any]:
-    """Of 264 harmful prompts d1 refuses all but every third, one answer is incoherent; d2 refuses all."""
+def make_refusals(bundle: Bundle, *, ladder: list[dict[str, Any]] = LADDER, schedules: bool = False) -> dict[str, Any]:
+    """Of 264 harmful prompts d1 refuses all but every third, one answer is incoherent; other depths refuse all.
+
+    Margins of harmful prompts are near 1.5 at d1 and 2 elsewhere, of harmless ones -3. Schedules answer as full depth.
+    """
     prompts = load_prompts()
     facts = {
         "model": {"id": MODEL.id, "version": MODEL.version}, "release": 7, "bundle_digest": bundle.digest,
-        "engines_digest": bundle.manifest.engines_digest, "backend": "onnxruntime", "ladder": LADDER,
+        "engines_digest": bundle.manifest.engines_digest, "backend": "onnxruntime", "ladder": ladder,
     }  # fmt: skip
-    depths = []
-    for depth in LADDER:
+    results = {}
+    for depth in ladder:
         harmful = 0
         items = []
         for prompt in prompts.prompts:
-            label = COMPLIANCE
+            label, margin = COMPLIANCE, -3.0
             if prompt.kind == HARMFUL:
                 harmful += 1
                 label = COMPLIANCE if depth["name"] == "d1" and harmful % 3 == 0 else REFUSAL
                 label = INCOHERENT if depth["name"] == "d1" and harmful == 1 else label
-            items.append(Item(prompt, "an answer", Verdict(label, "rule"), 3, "stop"))
-        depths.append(depth_result(depth, items))
-    return build_report(facts, [describe_set(prompts, prompts, 0)], 48, depths)
+                margin = 1.5 + harmful % 5 / 10 if depth["name"] == "d1" else 2.0
+            items.append(Item(prompt, "an answer", Verdict(label, "rule"), 3, "stop", margin))
+        results[depth["name"]] = items
+    full = results[ladder[-1]["name"]]
+    depths = [depth_result(each, results[each["name"]], None if each == ladder[-1] else full) for each in ladder]
+    ran = [depth_result(each.to_dict(), full, full) for each in Ladder.from_dicts(ladder).schedules()]
+    return build_report(facts, [describe_set(prompts, prompts, 0)], 48, depths, ran if schedules else [])
 
 
 def answered(text: str, depth: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from gated import make_gated
 from page_before import make_before
 from page_bundle import LADDER, answered, make_bundle, make_profile, make_refusals
 from PIL import Image
@@ -18,8 +19,22 @@ from refusal_suite.page import SECTIONS
 
 pytestmark = pytest.mark.browser
 
-# Reports how wide the page is against its window; it runs in the test's copy only, the page itself has no script.
-MEASURE = "<script>document.title = document.documentElement.scrollWidth + '/' + window.innerWidth</script>"
+# Reports how wide the page is against its window, everything unfolded; it runs in the test's copy only, the page itself
+# has no script.
+MEASURE = """<script>
+document.querySelectorAll('details').forEach(each => { each.open = true; });
+document.title = document.documentElement.scrollWidth + '/' + window.innerWidth;
+</script>"""
+
+# Where the browser put both forms of both forest plots, and whether every word of them lies in the window.
+FORESTS = """<script>
+const box = name => document.querySelector('[aria-labelledby=' + name + '-title]').getBoundingClientRect();
+const shown = ['bounds-wide', 'bounds-narrow', 'shifts-wide', 'shifts-narrow'].map(name => box(name).width > 0);
+const words = Array.from(document.querySelectorAll('#gate svg.picture text')).map(each => each.getBoundingClientRect());
+const inside = words.every(each => each.left >= 0 && each.right <= window.innerWidth);
+const folded = Array.from(document.querySelectorAll('#gate details')).every(each => !each.open);
+document.title = JSON.stringify([shown, words.length, inside, folded]);
+</script>"""
 
 # Where the browser put both forms of the picture, and both columns of the first row of the table below it.
 COLUMNS = """<script>
@@ -63,6 +78,16 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         arguments += [f"--{name}", str(folder / f"{name}.json")]
     arguments += ["--before-name", "aligned only"]
     assert main(arguments) == 0
+    return folder / "page.html"
+
+
+@pytest.fixture(scope="module")
+def gated_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a bundle that the gate decided on."""
+    pytest.importorskip("scipy", reason="the extra 'gate' is not installed")
+    folder = tmp_path_factory.mktemp("gated")
+    make_gated(folder)
+    assert main(["page", str(folder / "bundle"), "--out", str(folder / "page.html")]) == 0
     return folder / "page.html"
 
 
@@ -115,6 +140,30 @@ def scripted(chromium: str, page: Path, tmp_path: Path, width: int, script: str)
 def test_nothing_sticks_out_to_the_side(chromium: str, page: Path, tmp_path: Path, width: int) -> None:
     needed, given = scripted(chromium, page, tmp_path, width, MEASURE).split("/")
     assert int(needed) <= int(given) == width
+
+
+@pytest.mark.parametrize("width", [500, 1280])
+def test_the_gate_s_part_is_drawn_and_fits(chromium: str, gated_page: Path, tmp_path: Path, width: int) -> None:
+    shown, words, inside, folded = json.loads(scripted(chromium, gated_page, tmp_path, width, FORESTS))
+    assert shown == [width == 1280, width == 500] * 2
+    assert words > 60 and inside and folded
+    needed, given = scripted(chromium, gated_page, tmp_path, width, MEASURE).split("/")
+    assert int(needed) <= int(given) == width
+
+
+def test_a_verdict_is_seen_by_its_colour(chromium: str, gated_page: Path, tmp_path: Path) -> None:
+    text = gated_page.read_text(encoding="utf-8")
+    start, end = text.index('<section id="gate"'), text.index('<section id="refusals"')
+    alone = tmp_path / "gate.html"
+    alone.write_text(text[: text.index("<main>")] + text[start:end] + text[text.index("</main>") :], encoding="utf-8")
+    shot = tmp_path / "shot.png"
+    done = browse(chromium, alone, tmp_path, "--window-size=1280,1600", f"--screenshot={shot}")
+    assert ":CONSOLE" not in done.stderr
+    with Image.open(shot) as image:
+        counted = image.convert("RGB").getcolors(maxcolors=1280 * 1600)
+    assert counted is not None
+    colours = {colour: count for count, colour in counted}
+    assert colours[10, 106, 123] > 1000 and colours[179, 54, 27] > 100
 
 
 @pytest.mark.parametrize("width", [500, 1280])

@@ -14,11 +14,14 @@ import pytest
 from page_before import make_before
 from page_bundle import make_bundle, make_refusals
 from page_reader import read, visible
+from report_edits import ids, relabel
 
 from jetson_runtime.bundle import seal
 from jetson_runtime.files import write_json
 from refusal_suite.cli import main
+from refusal_suite.judge import INCOHERENT
 from refusal_suite.page_view import percent
+from refusal_suite.prompts import BENIGN
 from refusal_suite.statistics import wilson
 
 STAGES = {"bundle": ("align", "exits", "ppo"), "before": ("align",)}
@@ -91,11 +94,7 @@ def test_both_columns_say_what_was_measured(folder: Path) -> None:
 def test_a_column_of_mostly_nonsense_says_so(folder: Path) -> None:
     report = json.loads((folder / "before.json").read_text(encoding="utf-8"))
     depth = report["depths"][0]
-    n = 264
-    depth["counts"]["benign"] = {"refusal": 0, "compliance": 200, "incoherent": 64}
-    depth["by_category"] = depth["by_image"] = {"all": depth["counts"]}
-    low, high = wilson(64, n)
-    depth["rates"]["incoherent_benign"] = {"hits": 64, "n": n, "rate": 64 / n, "low": low, "high": high}
+    relabel(depth, dict.fromkeys(ids(depth, BENIGN)[:64], INCOHERENT))
     write_json(folder / "before.json", report)
     assert page(folder, *both(folder)) == 0
     assert "Before: aligned only: most answers at d1 were incoherent" in shown(folder)

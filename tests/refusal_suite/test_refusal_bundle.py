@@ -20,7 +20,8 @@ def test_every_depth_of_a_bundle_is_measured(tiny_bundle: Callable[[str, str], P
     draw("shapes").save(tmp_path / "shapes.png")
     rows = ["id,text,kind,image", "one,hi,harmful,", "two,ho,benign,", "three,ha,harmful,shapes.png"]
     (tmp_path / "set.csv").write_text("\n".join(rows))
-    arguments = ["run", str(bundle), "--prompts", str(tmp_path / "set.csv"), "--max-tokens", "3", "--out"]
+    arguments = ["run", str(bundle), "--prompts", str(tmp_path / "set.csv"), "--max-tokens", "3"]
+    arguments += ["--schedule", "all", "--out"]
 
     assert main([*arguments, str(tmp_path / "a.json")]) == 0
     assert main([*arguments, str(tmp_path / "b.json")]) == 0
@@ -29,7 +30,14 @@ def test_every_depth_of_a_bundle_is_measured(tiny_bundle: Callable[[str, str], P
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert [depth["name"] for depth in report["depths"]] == [depth["name"] for depth in report["ladder"]]
     assert len({depth["vision"] for depth in report["depths"]}) > 1
-    for depth in report["depths"]:
+    assert len(report["schedules"]) == 5
+    for depth in (*report["depths"], *report["schedules"]):
         assert [item["id"] for item in depth["items"]] == ["one", "two", "three"]
         assert sum(depth["by_image"]["with"]["harmful"].values()) == 1
         assert all(1 <= item["n_tokens"] <= 3 for item in depth["items"])
+        assert all(item["margin"] < 0 for item in depth["items"])
+    # Three tokens are given before these schedules leave earlier, and the openings are three tokens long.
+    full = report["depths"][-1]
+    for schedule in report["schedules"][3:]:
+        assert (schedule["at"], schedule["items"]) in [(4, full["items"]), (16, full["items"])]
+        assert schedule["margins"]["harmful"]["shift"]["mean"] == 0

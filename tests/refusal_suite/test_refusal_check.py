@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from math import exp, log
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ from refusal_suite.cli import main
 from refusal_suite.judge import JUDGE
 from refusal_suite.prompts import load_prompts
 from refusal_suite.statistics import wilson
+
+
+def full_margin() -> float:
+    """What the openings weigh at exit 30, where an I weighs e^3 and each of the other 127 letters 1.
+
+    In letters, cut to three, they are I'm, "I a", "I c", "I w", Sor and Unf.
+    """
+    letter_i, other = exp(3) / (127 + exp(3)), 1 / (127 + exp(3))
+    refusing = 4 * letter_i * other**2 + 2 * other**3
+    return round(log(refusing / (1 - refusing)), 4)
 
 
 def run(*arguments: object) -> int:
@@ -47,7 +58,7 @@ def test_counts_and_rates_per_depth(tmp_path: Path, small_set: Path, runtime: An
 def test_report_says_what_was_measured(tmp_path: Path, small_set: Path, runtime: Any) -> None:
     report = report_of(tmp_path, small_set, "--max-tokens", 7)
 
-    assert report["schema"] == "holdfast/refusals/1"
+    assert report["schema"] == "holdfast/refusals/2"
     assert report["judge"] == JUDGE
     assert (report["max_tokens"], report["backend"]) == (7, "fake")
     assert report["bundle"]["bundle_digest"] == "ab" * 32
@@ -71,11 +82,15 @@ def test_items_are_ids_in_the_order_of_the_set_and_nothing_says_a_text(
     assert refused == {
         "id": "p1-h",
         "kind": "harmful",
+        "category": "first",
+        "request": hashlib.sha256(b"forbidden secret request 1").hexdigest()[:16],
         "label": "refusal",
         "rule": "cannot",
+        "judge": JUDGE,
         "n_tokens": 8,
         "finish_reason": "stop",
         "answer_sha256": hashlib.sha256(answer.encode()).hexdigest(),
+        "margin": full_margin(),
     }
     said = (tmp_path / "r.json").read_text() + (tmp_path / "p.svg").read_text() + "".join(capfd.readouterr())
     assert [word for word in ("secret", "friendly", "yellow", "sorry") if word in said] == []
@@ -96,6 +111,57 @@ def test_depths_are_measured_in_the_order_of_the_ladder(tmp_path: Path, small_se
 
     assert [depth["name"] for depth in both["depths"]] == ["d1", "d2"]
     assert [depth["name"] for depth in one["depths"]] == ["d2"]
+
+
+def test_schedules_are_measured_behind_the_depths_and_what_does_the_same_once(
+    tmp_path: Path, small_set: Path, runtime: Any, capsys: Any
+) -> None:
+    report = report_of(tmp_path, small_set, "--schedule", "all")
+    schedules = {schedule["name"]: schedule for schedule in report["schedules"]}
+    assert list(schedules) == [f"d2>d1@{point}" for point in ("vision", "prefill", 1, 4, 16)]
+    assert {name: schedules["d2>d1@4"][name] for name in ("start", "then", "at")} == {
+        "start": "d2", "then": "d1", "at": 4,
+    }  # fmt: skip
+    assert set(schedules["d2>d1@4"]) - {"start", "then", "at"} == set(report["depths"][0]) - {"vision", "decoder"}
+    # No prompt has a picture, so leaving the vision tower later is no other operation.
+    asked = Counter(request.schedule or request.depth for request in runtime.seen)
+    assert asked == dict.fromkeys(("d1", "d2", "d2>d1@prefill", "d2>d1@1", "d2>d1@4", "d2>d1@16"), 12)
+    assert "d2>d1@4" in capsys.readouterr().out
+
+
+def test_a_schedule_that_does_what_another_does_shares_its_items(tmp_path: Path, small_set: Path, runtime: Any) -> None:
+    ladder = [
+        {"name": "d1", "vision": 4, "decoder": 10}, {"name": "d2", "vision": 12, "decoder": 10},
+        {"name": "d3", "vision": 12, "decoder": 30},
+    ]  # fmt: skip
+    runtime.ladder = ladder
+    names = ["d3>d1@vision", "d3>d1@4", "d3>d2@4"]
+    report = report_of(tmp_path, small_set, *(word for name in names for word in ("--schedule", name)))
+    same, first, again = report["schedules"]
+    assert [entry.get("same_as") for entry in report["schedules"]] == ["d2", None, "d3>d1@4"]
+    assert same["items"] == report["depths"][1]["items"]
+    assert again["items"] == first["items"]
+    assert "d3>d2@4" not in {request.schedule for request in runtime.seen}
+
+
+def test_only_the_schedules_that_are_named_are_measured(tmp_path: Path, small_set: Path, runtime: Any) -> None:
+    report = report_of(tmp_path, small_set, "--depth", "d1", "--schedule", "d2>d1@prefill")
+    assert [schedule["name"] for schedule in report["schedules"]] == ["d2>d1@prefill"]
+    assert [depth["name"] for depth in report["depths"]] == ["d1"]
+    assert report_of(tmp_path, small_set)["schedules"] == []
+
+
+def test_margins_are_compared_with_full_depth_prompt_by_prompt(tmp_path: Path, small_set: Path, runtime: Any) -> None:
+    report = report_of(tmp_path, small_set, "--schedule", "d2>d1@1")
+    shallow, full = (depth["margins"]["harmful"] for depth in report["depths"])
+    assert (full["n"], full["mean"], full["shift"]) == (6, full_margin(), None)
+    moved = round(shallow["mean"] - full_margin(), 4)
+    assert shallow["shift"] == {"n": 6, "mean": moved, "low": moved, "high": moved, "moved_down": 1.0}
+    # Only an opening's third letter comes from the shallow exit, where an I takes less from the others.
+    dropped = report["schedules"][0]["margins"]["benign"]["shift"]["mean"]
+    assert dropped == pytest.approx(log((127 + exp(3)) / (127 + exp(1))), abs=2e-4)
+    assert report_of(tmp_path, small_set, "--depth", "d1")["depths"][0]["margins"]["harmful"]["shift"] is None
+    assert report["margins"]["opening_tokens"] == 3
 
 
 def test_a_part_is_stated(tmp_path: Path, small_set: Path, runtime: Any) -> None:
@@ -127,16 +193,18 @@ def test_only_harmful_prompts_leave_the_other_rates_open(tmp_path: Path, runtime
 
 
 def test_table_and_json_on_standard_output(tmp_path: Path, small_set: Path, runtime: Any, capsys: Any) -> None:
-    report = report_of(tmp_path, small_set)
+    report = report_of(tmp_path, small_set, "--schedule", "d2>d1@1")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("depth  vision  decoder  harmful refused")
-    assert lines[2].startswith("d2     12      30       3/6 = 50.0 % (18.8 to 81.2)")
+    assert lines[0].startswith("depth    vision  decoder   harmful refused")
+    assert lines[2].startswith("d2       12      30        3/6 = 50.0 % (18.8 to 81.2)")
+    assert lines[3].startswith("d2>d1@1  12      30 to 10  0/6 = 0.0 % (0.0 to 39.0)")
+    assert lines[1].endswith("-1.48 (-1.48 to -1.48)")
 
-    report_of(tmp_path, small_set, "--json")
+    report_of(tmp_path, small_set, "--schedule", "d2>d1@1", "--json")
     printed = json.loads(capsys.readouterr().out)
-    assert [depth.pop("items", None) for depth in printed["depths"]] == [None, None]
-    for depth in report["depths"]:
-        del depth["items"]
+    assert [entry.pop("items", None) for entry in (*printed["depths"], *printed["schedules"])] == [None] * 3
+    for entry in (*report["depths"], *report["schedules"]):
+        del entry["items"]
     assert printed == report
 
 
@@ -195,6 +263,7 @@ def test_a_prompt_that_the_bundle_refuses_is_named_by_id(
     ("arguments", "code", "message"),
     [
         (["--depth", "d9"], 2, "no depth 'd9'\n  found: d1, d2"),
+        (["--schedule", "d1>d2@4"], 2, "no schedule 'd1>d2@4'\n  expected: one of d2>d1, each with one of @vision"),
         (["--prompts", "nothing.csv"], 2, "can't be read"),
         (["--limit", "1"], 2, "pairs stay together"),
         (["--out", "."], 6, "a directory"),

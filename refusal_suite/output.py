@@ -1,0 +1,47 @@
+"""Where the commands write: places are checked before a long run, and files are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jetson_runtime.errors import StorageError
+from jetson_runtime.files import storage_errors
+
+__all__ = ["check_place", "write_text"]
+
+
+def check_place(path: Path | None, *, directory: bool = False) -> None:
+    """Raise StorageError when nothing can be written to `path`; None is no place and always right."""
+    if path is None:
+        return
+    if path.exists() and path.is_dir() != directory:
+        raise StorageError(
+            f"{path} can't be written",
+            found="a directory" if path.is_dir() else "a file",
+            expected="a directory" if directory else "a file",
+            remedy="choose another path",
+        )
+    nearest = next(place for place in (path if directory else path.parent, *path.absolute().parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise StorageError(
+            f"{path} can't be written",
+            found=f"no permission in {nearest}" if nearest.is_dir() else f"{nearest} is no directory",
+            remedy="choose a place that you may write to",
+        )
+
+
+def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
+    """Write UTF-8 beside `path` and rename it into place; `errors` is that of `str.encode`.
+
+    Raises:
+        StorageError: the disk is full or the place not writable.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(text, encoding="utf-8", errors=errors)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
