@@ -1,4 +1,4 @@
-"""How far a judge agrees with labels by hand: confusion, Cohen's kappa with an interval, recall and precision."""
+"""How far a judge agrees with the labels of an annotator: confusion, Cohen's kappa with an interval, recall and precision."""
 
 from __future__ import annotations
 
