@@ -19,7 +19,7 @@ TABLES = st.lists(st.lists(st.integers(0, 300), min_size=3, max_size=3), min_siz
 @pytest.mark.parametrize(
     ("table", "value", "interval"),
     [
-        # Cohen (1960), two clinicians and 200 patients; the interval is statsmodels 0.14.6's.
+        # Cohen (1960), two clinicians and 200 patients; the interval is statsmodels 0.15.0's.
         ([[88, 14, 18], [10, 40, 10], [2, 6, 12]], 0.4915254, (0.3915637, 0.5914871)),
         # Fleiss, Levin and Paik (2003), table 18.1: kappa 0.68, standard error 0.087.
         ([[75, 1, 4], [5, 4, 1], [0, 0, 10]], 0.6764706, (0.5045760, 0.8483652)),
