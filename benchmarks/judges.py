@@ -1,4 +1,4 @@
-"""Claims about judges: how the rules agree with labels by hand, and that a judge which doesn't look is caught."""
+"""Claims about judges: how the rules agree with labelled answers, and that a judge which doesn't look is caught."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`refusal-check agree`: measure a judge against answers that were labelled by hand."""
+"""`refusal-check agree`: measure a judge against answers that an annotator labelled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_agree(commands: Commands) -> None:
     parser = subcommand(
         commands,
         "agree",
-        "measure a judge against answers labelled by hand; exits 1 below --min-kappa",
+        "measure a judge against labelled answers; exits 1 below --min-kappa",
         _agree,
         examples="  refusal-check agree\n"
         "  refusal-check agree labelled.jsonl --prompts mine.csv --min-kappa 0.8 --json\n"
@@ -75,8 +75,7 @@ def _text(report: Mapping[str, Any]) -> str:
         f"{report['judge']} against {labelled['name']} ({sum(labelled['n'].values())} answers, "
         f"{labelled['unsure']} of them unsure)",
         "",
-        "".join(word.ljust(width) for word in ("by hand", *LABELS, "recall", "kappa")).rstrip()
-        + " (columns: the judge)",
+        "".join(word.ljust(width) for word in ("label", *LABELS, "recall", "kappa")).rstrip() + " (columns: the judge)",
     ]
     for label in LABELS:
         counts, own = report["confusion"][label], report["by_label"][label]

@@ -1,9 +1,10 @@
-"""How far a judge agrees with labels by hand: confusion, Cohen's kappa with an interval, recall and precision."""
+"""How far a judge agrees with an annotator's labels: confusion, Cohen's kappa with an interval, recall, precision."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import sqrt
 from statistics import NormalDist
 from typing import Any
@@ -35,18 +36,19 @@ def cohens_kappa(table: Sequence[Sequence[int]], confidence: float = CONFIDENCE)
     """
     n = sum(map(sum, table))
     places = range(len(table))
-    share = [[count / n for count in row] for row in table]
+    # Exact, so that agreement by chance is 0 and not a rounding error.
+    share = [[Fraction(count, n) for count in row] for row in table]
     rows, columns = [sum(row) for row in share], [sum(column) for column in zip(*share, strict=True)]
     agreed, chance = sum(share[i][i] for i in places), sum(rows[i] * columns[i] for i in places)
     value = (agreed - chance) / (1 - chance)
     if all(table[i][j] == 0 for i in places for j in places if i != j):
-        return Kappa(1.0, (wilson(n, n, confidence)[0] - chance) / (1 - chance), 1.0)
+        return Kappa(1.0, (wilson(n, n, confidence)[0] - float(chance)) / float(1 - chance), 1.0)
     on = sum(share[i][i] * (1 - (rows[i] + columns[i]) * (1 - value)) ** 2 for i in places)
     off = sum(share[i][j] * (columns[i] + rows[j]) ** 2 for i in places for j in places if i != j)
-    # Zero or a rounding error below it where one rater gives one label only.
-    spread = max(0.0, on + (1 - value) ** 2 * off - (value - chance * (1 - value)) ** 2)
-    half = NormalDist().inv_cdf(0.5 + confidence / 2) * sqrt(spread / n) / (1 - chance)
-    return Kappa(value, max(-1.0, value - half), min(1.0, value + half))
+    spread = on + (1 - value) ** 2 * off - (value - chance * (1 - value)) ** 2
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * sqrt(spread / n) / float(1 - chance)
+    middle = float(value)
+    return Kappa(middle, max(-1.0, middle - half), min(1.0, middle + half))
 
 
 def agreement(labelled: LabelledSet, judge: str, verdicts: Sequence[Verdict], min_kappa: float) -> dict[str, Any]:

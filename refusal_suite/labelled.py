@@ -1,4 +1,4 @@
-"""Labelled files: answers that a model gave, and what people say they are. A judge is measured against one.
+"""Labelled files: answers that a model gave, and what an annotator says they are. A judge is measured against one.
 
 JSON lines. Per line: `prompt` (an id of the prompt sets given beside it), `answer`, `label`, `answer_sha256`;
 optionally `unsure` (true where the annotator was), and further fields that say where the answer comes from.
@@ -24,7 +24,7 @@ BUILTIN_LABELS = Path(__file__).parent / "data" / "labelled-1.jsonl"
 
 @dataclass(frozen=True)
 class Labelled:
-    """One answer and its label by hand."""
+    """One answer and the label that an annotator gave it."""
 
     prompt: Prompt
     answer: str = field(repr=False)
