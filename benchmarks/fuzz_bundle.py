@@ -6,6 +6,7 @@ something fails: an exception that is not the reader's own, a hang, or an input 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -126,7 +127,7 @@ def fuzz_manifest(genuine: Genuine, data: bytes) -> None:
 
 
 def fuzz_envelope(genuine: Genuine, data: bytes) -> None:
-    """Any bytes as an envelope, as the payload of one, and as a payload that the trusted key signed."""
+    """Any bytes as an envelope, and as a payload: under the genuine signature, and signed by the trusted key."""
     for text in spellings(data):
         try:
             read = Envelope.from_bytes(text, "envelope")
@@ -137,8 +138,11 @@ def fuzz_envelope(genuine: Genuine, data: bytes) -> None:
                 raise RuntimeError("an envelope with a second meaning was accepted")
             if genuine.accepts(genuine.manifest, read) and read.payload != genuine.payload:
                 raise RuntimeError("a foreign payload was accepted")
-        forged = Envelope(text, genuine.envelope.signatures)
-        for envelope in (forged, signed(text, _KEY)):
+        try:
+            Envelope(text, {}).check_subject(hashlib.sha256(genuine.manifest).hexdigest(), "envelope")
+        except BundleError:
+            continue
+        for envelope in (Envelope(text, genuine.envelope.signatures), signed(text, _KEY)):
             if genuine.accepts(genuine.manifest, envelope) and text != genuine.payload:
                 raise RuntimeError("a foreign payload was accepted")
 
@@ -161,15 +165,57 @@ def fuzz_trust(genuine: Genuine, data: bytes) -> None:
             raise RuntimeError("a trust file accepted a signature that none of its keys made")
 
 
+def edited(seed: bytes, data: bytes) -> bytes:
+    """The JSON of a seed with a few nodes replaced, removed or added, as the input says; always canonical."""
+    choose = atheris.FuzzedDataProvider(data)
+    value = json.loads(seed)
+    for _ in range(choose.ConsumeIntInRange(1, 4)):
+        place = value
+        while isinstance(place, (dict, list)) and place:
+            keys = sorted(place) if isinstance(place, dict) else range(len(place))
+            key = keys[choose.ConsumeIntInRange(0, len(keys) - 1)]
+            if isinstance(place[key], (dict, list)) and place[key] and choose.ConsumeBool():
+                place = place[key]
+                continue
+            odd = [None, True, 0, 1, -1, 2**70, 0.5, "", "a", "0" * 64, "../x", "/x", "a\0", [], {}, [1], {"a": 1}]
+            new = odd[choose.ConsumeIntInRange(0, len(odd) - 1)]
+            change = choose.ConsumeIntInRange(0, 4)
+            if change == 0:
+                del place[key]
+            elif change == 1:
+                place[key] = choose.ConsumeUnicodeNoSurrogates(12)
+            elif change == 2 and isinstance(place, dict):
+                place[choose.ConsumeUnicodeNoSurrogates(12)] = new
+            elif change == 3 and isinstance(place, list):
+                place.append(place[choose.ConsumeIntInRange(0, len(place) - 1)])
+            else:
+                place[key] = new
+            break
+    return canonical_json(value).encode()
+
+
+def edits(
+    target: Callable[[Genuine, bytes], None], seed: Callable[[Genuine], bytes]
+) -> Callable[[Genuine, bytes], None]:
+    """A target whose input says how its seed is edited, instead of being the text itself."""
+    return lambda genuine, data: target(genuine, edited(seed(genuine), data))
+
+
 TARGETS: dict[str, Callable[[Genuine, bytes], None]] = {
     "manifest": fuzz_manifest,
     "envelope": fuzz_envelope,
     "trust": fuzz_trust,
+    "manifest-edits": edits(fuzz_manifest, lambda genuine: genuine.manifest),
+    "envelope-edits": edits(fuzz_envelope, lambda genuine: canonical_json(genuine.envelope.to_dict()).encode()),
+    "statement-edits": edits(fuzz_envelope, lambda genuine: genuine.payload),
+    "trust-edits": edits(fuzz_trust, lambda genuine: canonical_json(genuine.trust.to_dict()).encode()),
 }
 
 
 def seeds(target: str) -> list[bytes]:
     """What a target's corpus begins with."""
+    if target.endswith("-edits"):
+        return [bytes(32), bytes(range(32))]
     genuine = Genuine.make()
     keys = (TrustedKey(raw_public(_KEY), "one", _NOW), TrustedKey(raw_public(_OTHER_KEY), "two", None, True, "lost"))
     files = {
@@ -194,6 +240,8 @@ def words(target: str) -> list[str]:
         elif isinstance(value, str) and len(value) <= 64:
             yield f'"{value}"'
 
+    if target.endswith("-edits"):
+        return []
     found = {word for seed in seeds(target) for word in walk(json.loads(seed))}
     return sorted(
         found | {"true", "false", "null", "[]", "{}", "\n", "1e999", "NaN", "-1", '"../x"', '"/x"', "\\ud800"}

@@ -16,7 +16,15 @@ from jetson_runtime.errors import ConfigError
 
 __all__: list[str] = []
 
-_RUNS = {"manifest": 350_000, "envelope": 250_000, "trust": 450_000}
+_RUNS = {
+    "manifest": 350_000,
+    "envelope": 350_000,
+    "trust": 300_000,
+    "manifest-edits": 15_000,
+    "envelope-edits": 15_000,
+    "statement-edits": 15_000,
+    "trust-edits": 15_000,
+}
 _TIMEOUT_S = 10
 
 
