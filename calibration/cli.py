@@ -101,6 +101,8 @@ def _latency(arguments: argparse.Namespace) -> int:
     for place in (arguments.out, arguments.picture, bundle.path / "profiles" / "any" if name else None):
         if place is not None:
             _check_writable(place)
+    if name:
+        bundle.check_changeable()
     profile = measure(bundle, settings)
     if arguments.out:
         write_json(arguments.out, profile.to_dict())

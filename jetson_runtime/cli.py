@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "describe",
         "check every byte of a bundle, load it and say what it is",
         _describe,
-        examples="  jetson-runtime describe build/demo/bundle --json",
+        examples="  jetson-runtime describe build/demo/bundle --json\n"
+        "  jetson-runtime describe build/demo/bundle --trust trust.json",
     )
     _bundle_options(describe)
     describe.add_argument("--json", action="store_true", help="print JSON")
@@ -57,10 +58,19 @@ def _bundle_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="onnxruntime", help="onnxruntime (default) or simulated")
     parser.add_argument("--profile", help="a latency profile: a file, or a name in the bundle")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
+    parser.add_argument(
+        "--trust", type=Path, metavar="FILE", help="load only a bundle that the keys in this trust file signed"
+    )
 
 
 def _load(arguments: argparse.Namespace) -> Runtime:
-    return load(arguments.bundle, backend=arguments.backend, profile=arguments.profile, threads=arguments.threads)
+    return load(
+        arguments.bundle,
+        backend=arguments.backend,
+        profile=arguments.profile,
+        threads=arguments.threads,
+        trust=arguments.trust,
+    )
 
 
 def _ask(arguments: argparse.Namespace) -> int:

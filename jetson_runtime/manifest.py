@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from jetson_runtime.errors import BundleError, HoldfastError
+from jetson_runtime.errors import BundleError, ConfigError
 from jetson_runtime.files import canonical_json
-from jetson_runtime.ladder import Ladder
+from jetson_runtime.ladder import Depth, Ladder
 
-__all__ = ["SCHEMA", "Engine", "FileRecord", "Manifest", "ModelFacts", "SharedTensor", "TensorSpec"]
+__all__ = [
+    "ENVELOPE",
+    "MANIFEST",
+    "SCHEMA",
+    "Engine",
+    "FileRecord",
+    "Manifest",
+    "ModelFacts",
+    "SharedTensor",
+    "TensorSpec",
+]
 
 SCHEMA = "holdfast/bundle/1"
+MANIFEST = "manifest.json"
+ENVELOPE = "manifest.dsse.json"
 ROLES = ("segment", "head", "embedding")
 TOWERS = ("vision", "decoder")
 KINDS = ("portable", "engine")
@@ -173,8 +185,10 @@ class _Reader:
                 wrong.append(f"field '{name}' is missing")
                 continue
             item = value[name]
-            if spec.type in ("int", "str") and (type(item).__name__ != spec.type or (item == 0 and kind is ModelFacts)):
+            if spec.type in ("int", "str") and type(item).__name__ != spec.type:
                 wrong.append(f"field '{name}' is {item!r}, not {spec.type}")
+            elif spec.type == "int" and item < (1 if kind in (ModelFacts, Depth) else 0):
+                wrong.append(f"field '{name}' is {item}")
             elif str(spec.type).startswith("tuple["):
                 item = self._tuple(str(spec.type), item, f"{where}.{name}")
             kwargs[name] = item
@@ -208,24 +222,42 @@ class _Reader:
         engines = tuple(self.record(Engine, item, f"engines[{n}]") for n, item in enumerate(value["engines"]))
         shared = tuple(self.record(SharedTensor, item, f"shared[{n}]") for n, item in enumerate(value["shared"]))
         files = {path: self.record(FileRecord, item, f"files[{path}]") for path, item in value["files"].items()}
-        ladder = None
+        depths = tuple(self.record(Depth, item, f"ladder[{n}]") for n, item in enumerate(value["ladder"]))
+        if len(self.mistakes) > before:
+            return None
         try:
-            ladder = Ladder.from_dicts(value["ladder"])
-        except (HoldfastError, KeyError, TypeError, ValueError) as error:
+            ladder = Ladder(depths)
+        except ConfigError as error:
             self.mistakes.append(f"ladder: {error}")
-        if len(self.mistakes) > before or ladder is None:
             return None
         plain = {name: value[name] for name in ("kind", "release", "precision", "target", "provenance", "admissions")}
         return Manifest(model=model, ladder=ladder, engines=engines, shared=shared, files=files, **plain)
+
+
+def _stays_inside(path: str) -> bool:
+    """Relative, in its shortest form, and of characters that mean nothing else on any system."""
+    return (
+        path.isprintable()
+        and not set(path) & set("\\:")
+        and all(part not in ("", ".", "..") for part in path.split("/"))
+    )
 
 
 def _check(manifest: Manifest, mistakes: list[str]) -> None:
     """What the types can't say: paths stay inside, engines chain up to every exit, files are listed."""
     if manifest.kind not in KINDS:
         mistakes.append(f"kind '{manifest.kind}' is not one of {', '.join(KINDS)}")
-    for path in manifest.files:
-        if path != posixpath.normpath(path) or path.startswith(("/", "..")) or "\\" in path or ":" in path:
-            mistakes.append(f"file '{path}' does not stay inside the bundle")
+    if manifest.release < 0:
+        mistakes.append(f"release {manifest.release} is less than 0")
+    if not isinstance(manifest.target.get("name"), str):
+        mistakes.append("the target has no name")
+    for path, record in manifest.files.items():
+        if not _stays_inside(path):
+            mistakes.append(f"file {path!r} does not stay inside the bundle")
+        elif path in (MANIFEST, ENVELOPE):
+            mistakes.append(f"file '{path}' can't list itself")
+        if not re.fullmatch(r"[0-9a-f]{64}", record.sha256, re.ASCII):
+            mistakes.append(f"the sha256 of file {path!r} is not 64 hexadecimal digits")
     places = {item.name: item.path for items in (manifest.engines, manifest.shared) for item in items}
     for name, path in places.items():
         if path not in manifest.files:

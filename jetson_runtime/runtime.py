@@ -20,6 +20,7 @@ from jetson_runtime.policy import choose
 from jetson_runtime.profile import LatencyProfile
 from jetson_runtime.prompt import Prompt
 from jetson_runtime.sampling import sampler
+from jetson_runtime.trust import Trust
 
 __all__ = ["Answer", "Request", "Runtime", "load"]
 
@@ -90,13 +91,15 @@ class Runtime:
         self.unload()
 
     def describe(self) -> dict[str, Any]:
-        """What is loaded: model, digests, backend, ladder, limits, profile."""
+        """What is loaded: model, digests, signers, backend, ladder, limits, profile."""
         manifest = self.bundle.manifest
         return {
             "model": {"id": manifest.model.id, "version": manifest.model.version},
             "release": manifest.release,
             "bundle_digest": self.bundle.digest,
             "engines_digest": manifest.engines_digest,
+            "signed": self.bundle.signed,
+            "signers": list(self.bundle.signers),
             "backend": self._backend.name,
             "target": dict(manifest.target),
             "precision": manifest.precision,
@@ -200,16 +203,23 @@ class Runtime:
 
 
 def load(
-    path: Path | str, *, backend: str = "onnxruntime", profile: Path | str | None = None, threads: int | None = None
+    path: Path | str,
+    *,
+    backend: str = "onnxruntime",
+    profile: Path | str | None = None,
+    threads: int | None = None,
+    trust: Trust | Path | str | None = None,
 ) -> Runtime:
     """Open a bundle, check every byte of it, and load its engines.
 
     `profile` is a profile file or the name of one in the bundle; None takes the only one that fits the backend.
+    `trust` is a trust file: only a bundle that its keys signed is then loaded.
 
     Raises:
-        BundleError, DigestError: see `open_bundle`. BackendError, MissingExtraError: see `open_backend`.
+        BundleError, DigestError, SignatureError: see `open_bundle`. ConfigError: no trust file.
+        BackendError, MissingExtraError: see `open_backend`.
     """
-    bundle = open_bundle(Path(path))
+    bundle = open_bundle(Path(path), trust if trust is None or isinstance(trust, Trust) else Trust.read(Path(trust)))
     return Runtime(bundle, backend, _profile(bundle, backend, profile), threads)
 
 

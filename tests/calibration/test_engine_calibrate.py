@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from signing import signed
 
 from calibration.bench import Bench, Cell, Stopwatch
 from calibration.cli import main
@@ -150,6 +151,15 @@ def test_an_interrupt_while_writing_waits_for_the_manifest(bundle: Bundle, monke
     assert main(["latency", str(bundle.path), *QUICK, "--name", "late"]) == 130
     assert "late" in open_bundle(bundle.path).profiles()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signed_bundle_is_refused_before_anything_is_measured(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signed(bundle.path, 1)
+    monkeypatch.setattr("calibration.cli.measure", None)
+    assert main(["latency", str(bundle.path), *QUICK]) == 3
+    assert "is signed and can't be changed" in capsys.readouterr().err
 
 
 BAD = {

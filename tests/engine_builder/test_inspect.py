@@ -12,6 +12,7 @@ import pytest
 from engine_builder.cli import main
 from engine_builder.tables import table
 from jetson_runtime.bundle import open_bundle
+from jetson_runtime.files import canonical_json
 from jetson_runtime.manifest import Manifest
 
 Bundles = Callable[[str, str], Path]
@@ -57,7 +58,7 @@ def test_admission_of_a_depth_is_shown(
     shutil.copytree(tiny_bundle("clip-llama", "fp32"), bundle)
     value = json.loads((bundle / "manifest.json").read_text())
     value["admissions"] = {"d1": {"verdict": "refused"}}
-    (bundle / "manifest.json").write_text(json.dumps(value))
+    (bundle / "manifest.json").write_text(canonical_json(value))
     text = inspect(bundle, capsys)
     assert line(text, "d1").split()[-1] == "refused" and line(text, "d2").split()[-1] == "none"
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from signing import signed, trust
 
-from jetson_runtime.bundle import MANIFEST, Bundle, open_bundle
-from jetson_runtime.errors import BundleError, DigestError, InputError
+from jetson_runtime.admission import Admissions, Verdict
+from jetson_runtime.bundle import BOM, ENVELOPE, MANIFEST, Bundle, open_bundle
+from jetson_runtime.errors import AdmissionError, BundleError, DigestError, InputError, ReleaseError, SignatureError
 from jetson_runtime.files import canonical_json
 from jetson_runtime.manifest import Manifest
 from jetson_runtime.profile import LatencyProfile, Row
@@ -87,7 +89,7 @@ def test_a_missing_a_truncated_and_a_linked_file_are_each_named(bundle: Path) ->
 def edit(bundle: Path, change: Callable[[dict], object]) -> None:
     value = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
     change(value)
-    (bundle / MANIFEST).write_text(json.dumps(value), encoding="utf-8")
+    (bundle / MANIFEST).write_text(canonical_json(value), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,26 @@ def edit(bundle: Path, change: Callable[[dict], object]) -> None:
         (lambda m: m["engines"].append(m["engines"][0]), "same name"),
         (lambda m: m["files"].update({"../x": next(iter(m["files"].values()))}), "does not stay inside"),
         (lambda m: m["files"].update({"/x": next(iter(m["files"].values()))}), "does not stay inside"),
+        (lambda m: m["files"].update({"a//x": next(iter(m["files"].values()))}), "does not stay inside"),
+        (lambda m: m["files"].update({"a/../x": next(iter(m["files"].values()))}), "does not stay inside"),
+        (lambda m: m["files"].update({"./x": next(iter(m["files"].values()))}), "does not stay inside"),
+        (lambda m: m["files"].update({"": next(iter(m["files"].values()))}), "does not stay inside"),
+        (lambda m: m["files"].update({"a\\x": next(iter(m["files"].values()))}), "does not stay inside"),
+        (lambda m: m["files"].update({"c:x": next(iter(m["files"].values()))}), "does not stay inside"),
+        (lambda m: m["files"].update({"a\0x": next(iter(m["files"].values()))}), "does not stay inside"),
+        (lambda m: m["files"].update({MANIFEST: next(iter(m["files"].values()))}), "can't list itself"),
+        (lambda m: m["files"].update({ENVELOPE: next(iter(m["files"].values()))}), "can't list itself"),
+        (lambda m: next(iter(m["files"].values())).update(sha256="0" * 63), "not 64 hexadecimal digits"),
+        (lambda m: next(iter(m["files"].values())).update(size_bytes=-1), "'size_bytes' is -1"),
+        (lambda m: next(iter(m["files"].values())).update(size_bytes=True), "'size_bytes' is True, not int"),
+        (lambda m: m.update(release=-1), "release -1"),
+        (lambda m: m.update(release="1"), "'release' is not of type int"),
+        (lambda m: m.update(files=[]), "'files' is not of type dict"),
+        (lambda m: m["target"].pop("name"), "the target has no name"),
+        (lambda m: m["model"].update(kv_capacity=-1), "'kv_capacity' is -1"),
+        (lambda m: m["ladder"][0].update(vision="2"), "'vision' is '2', not int"),
+        (lambda m: m["ladder"][0].update(more=1), "unknown field 'more'"),
+        (lambda m: m.update(ladder=[]), "no depth"),
     ],
 )
 def test_a_manifest_that_does_not_hold_together_is_refused(
@@ -163,3 +185,89 @@ def test_a_profile_row_that_is_no_measurement_is_refused(tmp_path: Path, changes
     (tmp_path / "profile.json").write_text(json.dumps({**value, "rows": rows}))
     with pytest.raises(InputError, match="not a latency profile"):
         LatencyProfile.read(tmp_path / "profile.json")
+
+
+def admissions_of(bundle: Bundle, reason: str = "as good as full depth") -> dict:
+    return Admissions(bundle.manifest.engines_digest, "", {}, {"d1": Verdict("admitted", reason)}).to_dict()
+
+
+def test_admissions_are_added_with_their_report_and_replace_older_ones(bundle: Path) -> None:
+    before = open_bundle(bundle)
+    first = before.with_admissions({"count": 1}, admissions_of(before))
+    second = first.with_admissions({"count": 2}, admissions_of(before, "still"))
+    digest = second.manifest.engines_digest
+    made = Admissions.from_dict(second.manifest.admissions, digest)
+    assert made.admits("d1") and made.depths["d1"].reason == "still"
+    assert json.loads(second.file(made.report).read_text()) == {"count": 2}
+    assert [path.name for path in (bundle / "reports").iterdir()] == [Path(made.report).name]
+    assert second.manifest.files[made.report].role == "report"
+    assert digest == before.manifest.engines_digest
+
+
+def test_admissions_of_other_engines_or_of_another_form_are_not_written(bundle: Path) -> None:
+    before = open_bundle(bundle)
+    for odd in ({**admissions_of(before), "engines_digest": "0" * 64}, {**admissions_of(before), "schema": "other"}):
+        with pytest.raises(AdmissionError):
+            before.with_admissions({"count": 1}, odd)
+    assert open_bundle(bundle) == before
+
+
+def test_a_bill_of_materials_is_added_and_replaced(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_bundle(bundle).with_bom({"version": 1})
+    assert first.manifest.files[BOM].role == "bom"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # after the new file, before the manifest that names it
+        patch.setattr("jetson_runtime.bundle._record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            first.with_bom({"version": 2})
+    assert BOM not in open_bundle(bundle).manifest.files and (bundle / BOM).exists()
+    second = open_bundle(bundle).with_bom({"version": 2})
+    assert json.loads(second.file(BOM).read_text()) == {"version": 2}
+
+
+def test_nothing_is_added_to_a_signed_bundle(bundle: Path) -> None:
+    opened = open_bundle(signed(bundle, 1))
+    for add in (
+        lambda: opened.with_profile(profile_of(opened), "here"),
+        lambda: opened.with_admissions({}, admissions_of(opened)),
+        lambda: opened.with_bom({}),
+    ):
+        with pytest.raises(SignatureError, match=r"is signed and can't be changed[^$]*then 'engine-build sign'"):
+            add()
+    assert open_bundle(bundle, trust(1)).manifest == opened.manifest
+
+
+def test_a_manifest_that_could_not_be_read_again_is_not_written(bundle: Path) -> None:
+    before = open_bundle(bundle)
+    deep: object = 0
+    for _ in range(40):
+        deep = [deep]
+    with pytest.raises(BundleError, match="nested too deeply"):
+        before.with_admissions({}, {**admissions_of(before), "basis": {"deep": deep}})
+    assert open_bundle(bundle) == before
+
+
+def test_an_older_release_is_refused(bundle: Path) -> None:
+    assert open_bundle(bundle, minimum_release=1).manifest.release == 1
+    with pytest.raises(ReleaseError, match="found: release 1\n  expected: release 2 or newer"):
+        open_bundle(bundle, minimum_release=2)
+
+
+def test_the_signature_is_judged_first_then_the_manifest_the_release_the_tree_and_the_digests(bundle: Path) -> None:
+    signed(bundle, 1)
+    (bundle / "engines/lm_head.onnx").write_bytes(bytes((bundle / "engines/lm_head.onnx").stat().st_size))
+    with pytest.raises(DigestError, match="not the file that was built"):
+        open_bundle(bundle, trust(1))
+    (bundle / "extra").write_bytes(b"")
+    with pytest.raises(BundleError, match="does not list"):
+        open_bundle(bundle, trust(1))
+    with pytest.raises(ReleaseError):
+        open_bundle(bundle, trust(1), minimum_release=2)
+    with pytest.raises(SignatureError, match="not accepted"):
+        open_bundle(bundle, trust(2), minimum_release=2)
+    edit(bundle, lambda m: m.update(kind="other"))
+    with pytest.raises(SignatureError, match="signs another manifest"):
+        open_bundle(bundle, trust(1), minimum_release=2)

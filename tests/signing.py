@@ -1,0 +1,43 @@
+"""Keys that are the same in every run, trust files of them, and signed bundles."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from engine_builder.keys import raw_public
+from engine_builder.signing import sign_bundle
+from jetson_runtime.files import write_json
+from jetson_runtime.trust import Trust, TrustedKey
+
+NOW = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
+
+
+def key(number: int) -> Ed25519PrivateKey:
+    """The key of that number."""
+    return Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
+
+
+def trusted(number: int, **facts: Any) -> TrustedKey:
+    """The public half of the key of that number."""
+    return TrustedKey(raw_public(key(number)), f"key {number}", **facts)
+
+
+def trust(*numbers: int, threshold: int = 1) -> Trust:
+    """Trust in the keys of those numbers."""
+    return Trust(tuple(trusted(number) for number in numbers), threshold)
+
+
+def signed(bundle: Path, *numbers: int) -> Path:
+    """The bundle, signed by the keys of those numbers."""
+    sign_bundle(bundle, [key(number) for number in numbers])
+    return bundle
+
+
+def trust_file(path: Path, *numbers: int) -> Path:
+    """A trust file with the keys of those numbers."""
+    write_json(path, trust(*numbers).to_dict())
+    return path
