@@ -10,8 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from releases import release
-from signing import trust, trust_file
+from signing import release, trust, trust_file
 
 import jetson_runtime
 from jetson_runtime import install as installing
