@@ -286,11 +286,9 @@ def kill_nine() -> Measured:
         save_model(checkpoint, *KINDS["clip-llama"])
         save_processor(checkpoint)
         make_parts(checkpoint, parts)
-        outcomes = {}
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            for name in SCENARIOS:
-                outcomes[name] = pool.submit(kill_everywhere, name, parts).result()
-                print(f"{name}: {outcomes[name].kill_points} kill points, {len(outcomes[name].failures)} failures")
+        with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+            futures = {name: pool.submit(kill_everywhere, name, parts) for name in SCENARIOS}
+            outcomes = {name: future.result() for name, future in futures.items()}
     details = {
         "kill_points": sum(outcome.kill_points for outcome in outcomes.values()),
         "commands": {name: outcome.to_dict() for name, outcome in outcomes.items()},

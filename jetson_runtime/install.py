@@ -106,8 +106,9 @@ def _copied(bundle: Bundle, slot: Path, trust: Trust) -> Bundle:
         _check_space(slot.parent, sum(sizes) + _BLOCK_BYTES * len(names) + _SPARE_BYTES)
     try:
         with staged_directory(slot) as folder:
+            for parent in {(folder / name).parent for name in names}:
+                parent.mkdir(parents=True, exist_ok=True)
             for name in names:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 copy_file(bundle.file(name), folder / name)
     except (FileNotFoundError, ValueError) as error:  # they were regular files a moment ago
         raise _changed(bundle, error) from None
