@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import end_to_end, kill_nine, realignment, realignment_speed, speed, tensorrt  # noqa: F401 (each registers its claims)
+from benchmarks import (  # noqa: F401 (each registers its claims)
+    end_to_end,
+    integrity,
+    kill_nine,
+    realignment,
+    realignment_speed,
+    speed,
+    tensorrt,
+)
 from benchmarks.claims import CLAIMS, measure
 from jetson_runtime.errors import HoldfastError
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from benchmarks.claims import Measured, claim
 from benchmarks.kill_points import Run, run
 from engine_builder import compile as compiling
 from engine_builder.cli import main as engine_build
 from engine_builder.compile import Ranges
-from engine_builder.signing import sign_bundle
-from jetson_runtime.bundle import open_bundle
+from jetson_runtime.bundle import BOM, ENVELOPE, Bundle, open_bundle
 from jetson_runtime.cli import main as jetson_runtime
 from jetson_runtime.errors import InputError
 from jetson_runtime.files import read_json
@@ -79,6 +79,8 @@ def make_parts(checkpoint: Path, parts: Path) -> Path:
     engine_build(["export", "--config", str(parts / "build-1.yaml"), "--out", str(parts / "bundle"), "--json"])
     for number in (1, 2):
         release(parts / "bundle", parts / f"release-{number}", number, 1)
+        pem = key(number).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (parts / f"{number}.key").write_bytes(pem)
     trust_file(parts / "trust.json", 1)
     return parts
 
@@ -126,16 +128,19 @@ def _compile(number: int) -> Callable[[Path, Path], int]:
 
 
 def _sign(number: int) -> Callable[[Path, Path], int]:
+    return lambda folder, parts: engine_build(["sign", str(folder / "out"), "--key", str(parts / f"{number}.key")])
+
+
+def _bom(folder: Path, parts: Path) -> int:
+    return engine_build(["bom", str(folder / "out")])
+
+
+def _copy(name: str) -> Callable[[Path, Path], int]:
     def call(folder: Path, parts: Path) -> int:
-        sign_bundle(folder / "out", [key(number)])
+        shutil.copytree(parts / name, folder / "out")
         return 0
 
     return call
-
-
-def _copy_release(folder: Path, parts: Path) -> int:
-    shutil.copytree(parts / "release-2", folder / "out")
-    return 0
 
 
 def _installed(folder: Path, parts: Path) -> str:
@@ -160,10 +165,15 @@ def _exported(folder: Path, parts: Path) -> str:
     return f"release {open_bundle(folder / 'out').manifest.release}"
 
 
-def _signed(folder: Path, parts: Path) -> str:
+def _with(fact: Callable[[Bundle], bool]) -> Callable[[Path, Path], str]:
+    """For what is written into a bundle: the new one has it, the old one does not, both open."""
+    return lambda folder, parts: NEW if fact(open_bundle(folder / "out")) else OLD
+
+
+def _signatures(folder: Path, parts: Path) -> str:
     """A bundle whose first signature is still accepted."""
     bundle = open_bundle(folder / "out", Trust.read(parts / "trust.json"))
-    return f"release {len(read_json(bundle.file('manifest.dsse.json'))['signatures'])}"
+    return f"release {len(read_json(bundle.file(ENVELOPE))['signatures'])}"
 
 
 _TRIAL = (_install(1), _install(2, "--trial", "1"))
@@ -189,7 +199,10 @@ SCENARIOS = {
         Scenario("engine-build export", _export(2), _exported, (NOTHING, NEW)),
         Scenario("engine-build export --force", _export(2), _exported, (OLD, NEW), (_export(1),)),
         Scenario("engine-build compile --force", _compile(2), _exported, (OLD, NEW), (_compile(1),)),
-        Scenario("engine-build sign, a second key", _sign(2), _signed, (OLD, NEW), (_copy_release,)),
+        Scenario("engine-build bom", _bom, _with(lambda bundle: BOM in bundle.manifest.files), (OLD, NEW),
+                 (_copy("bundle"),)),
+        Scenario("engine-build sign", _sign(1), _with(lambda bundle: bundle.signed), (OLD, NEW), (_copy("bundle"),)),
+        Scenario("engine-build sign, a second key", _sign(2), _signatures, (OLD, NEW), (_copy("release-2"),)),
     )
 }  # fmt: skip
 
