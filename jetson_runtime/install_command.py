@@ -11,6 +11,7 @@ from typing import Any
 
 from jetson_runtime.bundle import open_bundle
 from jetson_runtime.console import Commands, subcommand
+from jetson_runtime.errors import DigestError
 from jetson_runtime.files import canonical_json
 from jetson_runtime.health import answers_at_every_depth
 from jetson_runtime.install import install
@@ -86,7 +87,7 @@ def _status(arguments: argparse.Namespace) -> int:
     root = Root(arguments.root)
     log, state, highest = read_log(root.path / LOG), root.state(), root.confirmed()
     if arguments.trust is not None:
-        open_bundle(current(arguments.root), Trust.read(arguments.trust))
+        _check_bundle(current(arguments.root), state, Trust.read(arguments.trust))
     serving = 0 if state.serving is None else state.serving.release
     counter = serving if highest is None else highest.release
     facts = {
@@ -106,6 +107,19 @@ def _status(arguments: argparse.Namespace) -> int:
         told += [] if serving == counter else [f"release {counter} was confirmed, and state.json does not know it"]
         print(f"counter   {counter}\nlog       {'; '.join(told)}")
     return 0 if log.broken_line is None and serving == counter else 1
+
+
+def _check_bundle(place: Path, state: State, trust: Trust) -> None:
+    """Whether a slot holds, whole and trusted, the bundle that was installed into it."""
+    bundle = open_bundle(place, trust)
+    expected = [slot.bundle_digest for slot in (state.serving, state.trial) if slot and slot.name == place.name]
+    if [bundle.digest] != expected:
+        raise DigestError(
+            f"{place} is not the bundle that was installed there",
+            found=f"release {bundle.manifest.release} with manifest sha256 {bundle.digest}",
+            expected=f"manifest sha256 {', '.join(expected)}",
+            remedy="install the release that should serve again",
+        )
 
 
 def _resolve(arguments: argparse.Namespace) -> int:

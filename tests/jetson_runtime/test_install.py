@@ -316,3 +316,12 @@ def test_status_ends_with_1_where_the_log_does_not_agree(root: Root, capsys: pyt
     (root.path / STATE).unlink()
     code, text = run(capsys, "status", "--root", root.path)
     assert code == 1 and "release 4 was confirmed, and state.json does not know it" in text
+
+
+def test_status_notices_an_older_signed_bundle_in_the_slot(
+    root: Root, make: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(root.slot("a"))
+    shutil.copytree(make(3), root.slot("a"))
+    code, text = run(capsys, "status", "--root", root.path, "--trust", trust_file(tmp_path / "trust.json", 1))
+    assert code == 3 and "not the bundle that was installed there" in text and "found: release 3" in text
