@@ -7,6 +7,7 @@ import sys
 
 from benchmarks import (  # noqa: F401 (each registers its claims)
     end_to_end,
+    fuzzing,
     integrity,
     kill_nine,
     realignment,

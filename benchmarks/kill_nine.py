@@ -182,7 +182,7 @@ SCENARIOS = {
     scenario.name: scenario
     for scenario in (
         Scenario("install, first", _install(2), _installed, (NOTHING, NEW)),
-        Scenario("install", _install(2), _installed, (OLD, NEW), (_install(1),)),
+        Scenario("install", _install(2), _installed, (OLD, NEW), (_install(1), _install(1))),  # both slots are full
         Scenario(
             "install --trial", _install(2, "--trial", "1"), _installed, (OLD, NEW), (_install(1),),
             _on_trial(_root("confirm"), _install(2)),

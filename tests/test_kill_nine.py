@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kill_points import SUPPORTED, Run, run
+from engine_builder.cli import main as engine_build
+from jetson_runtime import files
+from jetson_runtime.bundle import open_bundle
+from jetson_runtime.errors import StorageError
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -50,6 +54,36 @@ def test_the_old_bundle_serves_or_the_new_one_does(name: str, pool: ProcessPoolE
     outcome: Outcome = pool.submit(kill_everywhere, name, parts, POINTS.get(name, 2)).result()
     assert outcome.failures == []
     assert outcome.kill_points == POINTS.get(name, 2)
+
+
+def killed_between_two_renames(parts: Path, folder: Path) -> list[object]:
+    """An export on a file system that can't exchange directories, killed where nothing lies at its destination."""
+
+    def export(number: int, *options: str) -> Callable[[], int]:
+        words = ["export", "--config", str(parts / f"build-{number}.yaml"), "--out", str(folder / "out"), *options]
+        return lambda: engine_build(words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_exchange", lambda one, other: False)
+        run(export(1), folder)
+        shutil.copytree(folder, folder.with_name("rehearsal"))
+        calls = [str(call) for call in run(export(2, "--force"), folder).calls]
+        shutil.rmtree(folder)
+        folder.with_name("rehearsal").rename(folder)
+        run(export(2, "--force"), folder, calls.index("rename .out.partial out"))
+        return [
+            (folder / "out").exists(),
+            run(export(2), folder).exit_code,
+            open_bundle(folder / "out").manifest.release,
+        ]
+
+
+def test_without_exchange_the_next_run_puts_the_old_bundle_back(
+    pool: ProcessPoolExecutor, parts: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    found = pool.submit(killed_between_two_renames, parts, tmp_path / "folder").result()
+    assert found == [False, StorageError.exit_code, 1], "nothing; refused without --force; the old one is there again"
 
 
 class Writer:
