@@ -11,6 +11,7 @@ from benchmarks import (  # noqa: F401 (each registers its claims)
     fuzzing,
     integrity,
     judges,
+    kill_nine,
     planted_faults,
     realignment,
     realignment_speed,

@@ -81,6 +81,7 @@ def compile_bundle(path: Path, target_name: str, out: Path, *, replace: bool = F
                 "compiler": target.compiler,
                 "compiler_version": compiler.version,
                 "compute_capability": target.compute_capability,
+                "jetpacks": sorted(target.jetpacks),
                 "ranges": ranges,
             },
             ladder=manifest.ladder,

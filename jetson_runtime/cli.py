@@ -1,4 +1,4 @@
-"""`jetson-runtime`: ask a bundle, and describe it."""
+"""`jetson-runtime`: ask a bundle, describe it, install it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 from jetson_runtime.admission import ADMITTED
 from jetson_runtime.console import command_line, run, subcommand
 from jetson_runtime.files import canonical_json
+from jetson_runtime.install_command import add_install
 from jetson_runtime.ladder import Budget
 from jetson_runtime.runtime import Answer, Request, Runtime, load
+from jetson_runtime.slots import STATE, current
 
 __all__ = ["main"]
 
@@ -54,11 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _bundle_options(describe)
     describe.add_argument("--json", action="store_true", help="print JSON")
+    add_install(commands)
     return run(parser, argv)
 
 
 def _bundle_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="a bundle directory")
+    parser.add_argument("bundle", type=Path, help="a bundle directory, or an install root")
     parser.add_argument("--backend", default="onnxruntime", help="onnxruntime (default) or simulated")
     parser.add_argument("--profile", help="a latency profile: a file, or a name in the bundle")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
@@ -73,8 +76,9 @@ def _bundle_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(arguments: argparse.Namespace) -> Runtime:
+    installed = (arguments.bundle / STATE).exists()
     return load(
-        arguments.bundle,
+        current(arguments.bundle) if installed else arguments.bundle,
         backend=arguments.backend,
         profile=arguments.profile,
         threads=arguments.threads,

@@ -19,19 +19,22 @@ __all__ = ["machine_facts"]
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13")
 _GPUS = ("*gpu*", "*ga10b*", "*gv11b*")  # the names of Jetson's graphics clock over the JetPack versions
 _MOST_BYTES = 1 << 16
+_SYSTEMS_ON_CHIP = {"nvidia,tegra234": "8.7", "nvidia,tegra264": "11.0"}  # Orin, Thor: their GPUs' compute capabilities
 _LARGEST = 1 << 53  # a number beyond it is garbage, and not every JSON reader could keep it
 
 
 def machine_facts(root: Path = Path("/")) -> dict[str, Any]:
     """What the system below `root` says about itself; JSON values only, and only facts that could be read.
 
-    Keys: device, l4t, architecture, kernel, python, packages, cpu (model, cores_usable, cores_quota, clocks by policy:
-    governor and MHz), memory_mb, power_mode (name, id), gpu_clocks_mhz, temperatures_c (hottest zone of each type) and
-    cooling (highest state of each type; above 0 means that the system is slowing something down).
+    Keys: device, compute_capability (of the first GPU), l4t, architecture, kernel, python, packages, cpu (model,
+    cores_usable, cores_quota, clocks by policy: governor and MHz), memory_mb, power_mode (name, id), gpu_clocks_mhz,
+    temperatures_c (hottest zone of each type) and cooling (highest state of each type; above 0 means that the system is
+    slowing something down).
     """
     memory = re.search(r"^MemTotal:\s*(\d{1,15}) kB", _text(root / "proc/meminfo") or "", re.MULTILINE)
     facts = {
         "device": _text(root / "proc/device-tree/model"),
+        "compute_capability": _compute_capability(root),
         "l4t": _first_line(_text(root / "etc/nv_tegra_release")),
         "architecture": platform.machine() or None,
         "kernel": _text(root / "proc/sys/kernel/osrelease"),
@@ -47,13 +50,16 @@ def machine_facts(root: Path = Path("/")) -> dict[str, Any]:
     return _known(facts)
 
 
-def _text(path: Path) -> str | None:
+def _bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES)
+            return file.read(_MOST_BYTES)
     except (OSError, ValueError):
-        return None
-    text = "".join(char for char in data.decode("utf-8", "replace") if char.isprintable() or char in "\n\t")
+        return b""
+
+
+def _text(path: Path) -> str | None:
+    text = "".join(char for char in _bytes(path).decode("utf-8", "replace") if char.isprintable() or char in "\n\t")
     return text.strip() or None
 
 
@@ -144,12 +150,30 @@ def _by_type(parent: Path, pattern: str, name: str, low: int, high: int, divisor
     return found
 
 
+def _compute_capability(root: Path) -> str | None:
+    """Of Jetson's own GPU, by the name of its chip; of any other, as its driver says."""
+    compatible = _bytes(root / "proc/device-tree/compatible").decode("ascii", "replace").split("\0")
+    for name, capability in _SYSTEMS_ON_CHIP.items():
+        if name in compatible:
+            return capability
+    text = _output(root / "usr/bin/nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
+    match = re.match(r"\d{1,2}\.\d$", text, re.MULTILINE)
+    return match[0] if match else None
+
+
 def _power_mode(program: Path) -> dict[str, Any]:
     """Jetson's power mode; `nvpmodel -q` prints its name and, on a line of its own, its number."""
-    try:
-        result = subprocess.run([program, "-q"], stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    text = result.stdout[:_MOST_BYTES].decode("utf-8", "replace")
+    text = _output(program, "-q")
     name, number = re.search(r"NV Power Mode:[ \t]*(\S.{0,99})", text), re.search(r"^(\d{1,4})\s*$", text, re.MULTILINE)
     return {"name": name[1].strip() if name else None, "id": int(number[1]) if number else None}
+
+
+def _output(program: Path, *words: str) -> str:
+    """What a program prints; nothing if it isn't there, or takes too long."""
+    try:
+        result = subprocess.run(
+            [program, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return result.stdout[:_MOST_BYTES].decode("utf-8", "replace")

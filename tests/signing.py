@@ -1,7 +1,9 @@
-"""Keys that are the same in every run, trust files of them, and signed bundles."""
+"""Keys that are the same in every run, trust files of them, signed bundles, and releases of one bundle."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine_builder.keys import raw_public
 from engine_builder.signing import sign_bundle
+from jetson_runtime.bundle import open_bundle, seal
 from jetson_runtime.files import write_json
 from jetson_runtime.trust import Trust, TrustedKey
 
@@ -41,3 +44,16 @@ def trust_file(path: Path, *numbers: int) -> Path:
     """A trust file with the keys of those numbers."""
     write_json(path, trust(*numbers).to_dict())
     return path
+
+
+def release(
+    bundle: Path, out: Path, number: int, *keys: int, change: Callable[[Path], None] | None = None, **fields: Any
+) -> Path:
+    """Copy `bundle` to `out` as release `number`, changed and with other manifest fields, signed by the keys given."""
+    shutil.copytree(bundle, out)
+    if change is not None:
+        change(out)
+    manifest = open_bundle(bundle).manifest
+    kept = {name: value for name, value in vars(manifest).items() if name != "files"}
+    seal(out, **{**kept, "release": number, **fields})
+    return signed(out, *keys) if keys else out

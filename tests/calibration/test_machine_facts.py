@@ -15,6 +15,7 @@ ZONES, COOLING = "sys/class/thermal/thermal_zone", "sys/class/thermal/cooling_de
 POLICY = "sys/devices/system/cpu/cpufreq/policy0"
 JETSON = {
     "proc/device-tree/model": b"NVIDIA Jetson AGX Orin Developer Kit\0",
+    "proc/device-tree/compatible": b"nvidia,p3737-0000+p3701-0005\0nvidia,p3701-0005\0nvidia,tegra234\0",
     "etc/nv_tegra_release": b"# R36 (release), REVISION: 4.3, GCID: 38968081\nmore\n",
     "proc/sys/kernel/osrelease": b"5.15.148-tegra\n",
     "proc/meminfo": b"MemTotal:       64349124 kB\nMemFree: 1 kB\n",
@@ -42,14 +43,16 @@ def plant(root: Path, files: dict[str, bytes]) -> Path:
     for name, data in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
-    if (root / "usr/sbin/nvpmodel").exists():
-        (root / "usr/sbin/nvpmodel").chmod(0o755)
+    for program in ("usr/sbin/nvpmodel", "usr/bin/nvidia-smi"):
+        if (root / program).exists():
+            (root / program).chmod(0o755)
     return root
 
 
 def test_a_jetson(tmp_path: Path) -> None:
     facts = machine_facts(plant(tmp_path, JETSON))
     assert facts["device"] == "NVIDIA Jetson AGX Orin Developer Kit"
+    assert facts["compute_capability"] == "8.7"
     assert facts["l4t"] == "# R36 (release), REVISION: 4.3, GCID: 38968081"
     assert facts["kernel"] == "5.15.148-tegra"
     assert facts["memory_mb"] == 62840
@@ -93,6 +96,20 @@ def test_directories_and_dangling_links_where_files_belong(tmp_path: Path) -> No
     (tmp_path / f"{ZONES}0").symlink_to(tmp_path / "nowhere")
     (tmp_path / "sys/class/devfreq").write_text("not a directory")
     assert not {"memory_mb", "temperatures_c", "gpu_clocks_mhz"} & set(machine_facts(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("script", "capability"),
+    [
+        (b"#!/bin/sh\n[ \"$1\" = --query-gpu=compute_cap ] && printf '8.6\\n9.0\\n'\n", "8.6"),
+        (b"#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n", None),
+    ],
+)
+def test_the_compute_capability_of_a_gpu_is_what_its_driver_says(
+    script: bytes, capability: str | None, tmp_path: Path
+) -> None:
+    facts = machine_facts(plant(tmp_path, {"usr/bin/nvidia-smi": script}))
+    assert facts.get("compute_capability") == capability
 
 
 @pytest.mark.parametrize(

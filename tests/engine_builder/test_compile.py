@@ -73,6 +73,7 @@ def test_engine_bundle_says_what_it_was_made_from_and_for(compiled: Path, tiny_b
         "name": "rtx-sm86",
         "compiler": "tensorrt-rtx",
         "compute_capability": "8.6",
+        "jetpacks": [],
         "ranges": {"S": [1, 1, 64], "N": [1, 1, compiling.HEAD_ROWS]},
     }
     assert manifest.provenance["portable_bundle"] == {"sha256": portable.digest}
