@@ -13,12 +13,13 @@ from typing import Any
 from jetson_runtime.console import command_line, require, run, subcommand
 from jetson_runtime.errors import StorageError
 from jetson_runtime.files import canonical_json, storage_errors, write_json
-from jetson_runtime.ladder import Ladder, OperatingPoint, Schedule
+from jetson_runtime.ladder import Ladder, OperatingPoint
+from refusal_suite.fleet.command import add_sweep
 from refusal_suite.formats import FORMATS
 from refusal_suite.measure import ALL, Item, choose_depths, choose_schedules, measure, same_answers, unique_ids
 from refusal_suite.page import add_page
 from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, PromptSet, load_prompts
-from refusal_suite.results import build_report, depth_result, describe_set, table, without_items
+from refusal_suite.results import build_report, describe_set, point_results, table, without_items
 
 __all__ = ["main"]
 
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checking.add_argument("file", type=Path, nargs="?", help="a prompt set (default: the one that comes with Holdfast)")
     checking.add_argument("--json", action="store_true", help="print JSON")
     _format_options(checking)
+    add_sweep(commands)
     add_page(commands)
     return run(parser, argv)
 
@@ -119,31 +121,13 @@ def _run(arguments: argparse.Namespace) -> int:
         distinct = [point for point in points if same[point.name] == point.name]
         results = dict(measure(runtime, sets, distinct, arguments.max_tokens))
     described = [describe_set(part, all_, arguments.seed) for part, all_ in zip(sets, whole, strict=True)]
-    full = results.get(ladder.full.name)
-    report = build_report(
-        facts,
-        described,
-        arguments.max_tokens,
-        [
-            depth_result(depth.to_dict(), results[depth.name], None if depth == ladder.full else full)
-            for depth in depths
-        ],
-        [_schedule_result(schedule, same[schedule.name], results, full) for schedule in schedules],
-    )
+    report = build_report(facts, described, arguments.max_tokens, *point_results(ladder, depths, schedules, results))
     _write(arguments, report, results)
     if arguments.json:
         sys.stdout.write(canonical_json(without_items(report)))
     else:
         print(f"{table(report)}\n\nreport: {arguments.out}")
     return 0
-
-
-def _schedule_result(
-    schedule: Schedule, measured: str, results: dict[str, list[Item]], full: list[Item] | None
-) -> dict[str, Any]:
-    """The results of a schedule, which may be those of another depth or schedule that does the same."""
-    shared = {} if measured == schedule.name else {"same_as": measured}
-    return {**depth_result(schedule.to_dict(), results[measured], full), **shared}
 
 
 def _part(prompts: PromptSet, arguments: argparse.Namespace) -> PromptSet:

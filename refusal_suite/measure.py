@@ -92,11 +92,17 @@ def unique_ids(sets: Sequence[PromptSet]) -> None:
 
 
 def measure(
-    runtime: Runtime, sets: Sequence[PromptSet], points: Sequence[OperatingPoint], max_tokens: int
+    runtime: Runtime,
+    sets: Sequence[PromptSet],
+    points: Sequence[OperatingPoint],
+    max_tokens: int,
+    *,
+    quiet: bool = False,
 ) -> Iterator[tuple[str, list[Item]]]:
     """For each depth or schedule its name and one item per prompt, in the order of the sets.
 
-    A prompt without a picture is asked once for all points that differ in the vision exit only.
+    A prompt without a picture is asked once for all points that differ in the vision exit only. `quiet` is for callers
+    that show the progress themselves.
 
     Raises:
         InputError: the bundle can't take a prompt; names its id. BackendError: an engine failed.
@@ -104,7 +110,7 @@ def measure(
     prompts = [prompt for each in sets for prompt in each.prompts]
     margins = Margins(runtime)
     known: dict[tuple[str, tuple[int, ...]], Item] = {}
-    with tqdm(total=len(prompts) * len(points), unit="answer", disable=None) as progress:
+    with tqdm(total=len(prompts) * len(points), unit="answer", disable=quiet or None) as progress:
         for point in points:
             progress.set_description(point.name)
             items = []

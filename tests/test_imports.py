@@ -25,6 +25,7 @@ HEAVY = {
     "matplotlib",
     "safetensors",
     "gguf",
+    "ray",
 }
 
 
