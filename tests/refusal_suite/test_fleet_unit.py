@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetson_runtime.bundle import CHAT_TEMPLATE, PREPROCESSING, TOKENIZER, open_bundle
@@ -34,6 +34,7 @@ bases = st.builds(
 units = st.builds(Unit, bases, words, st.lists(parts, max_size=4).map(tuple))
 
 
+@settings(deadline=None)
 @given(units)
 def test_a_unit_comes_back_from_json_with_its_key(unit: Unit) -> None:
     again = Unit.from_dict(json.loads(canonical_json(unit.to_dict())))
@@ -42,12 +43,14 @@ def test_a_unit_comes_back_from_json_with_its_key(unit: Unit) -> None:
     assert again.key == unit.key
 
 
+@settings(deadline=None)
 @given(units, units)
 def test_equal_keys_are_equal_units(one: Unit, other: Unit) -> None:
     assert (one.key == other.key) == (one == other)
     assert (one.group == other.group) == ((one.basis, one.prompt_set) == (other.basis, other.prompt_set))
 
 
+@settings(deadline=None)
 @given(bases, bases)
 def test_every_field_of_the_basis_counts(basis: Basis, other: Basis) -> None:
     unit = Unit(basis, "set", (Part("p", None),))
