@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import end_to_end, realignment, realignment_speed, speed, sweep, tensorrt  # noqa: F401 (each registers its claims)
+from benchmarks import (  # noqa: F401 (each registers its claims)
+    end_to_end,
+    enforcement,
+    realignment,
+    realignment_speed,
+    speed,
+    sweep,
+    tensorrt,
+)
 from benchmarks.claims import CLAIMS, measure
 from jetson_runtime.errors import HoldfastError
 

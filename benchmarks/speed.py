@@ -33,7 +33,7 @@ def chain_speed() -> Measured:
     for number in range(LOADS):
         order = sorted(paths, reverse=number % 2 == 1)
         with ExitStack() as stack:
-            loaded = {name: stack.enter_context(load(paths[name])) for name in order}
+            loaded = {name: stack.enter_context(load(paths[name], allow_unadmitted=True)) for name in order}
             for name, values in _in_turns({name: _decoder(runtime) for name, runtime in loaded.items()}).items():
                 speeds[name] += values
     medians = {name: statistics.median(values) for name, values in speeds.items()}
@@ -61,7 +61,7 @@ def speed_vs_transformers() -> Measured:
         return TOKENS / (times[1] - times[0])
 
     made = bundle(EXITS)
-    with load(made.path) as runtime:
+    with load(made.path, allow_unadmitted=True) as runtime:
         runs = _in_turns({"holdfast": _decoder(runtime), "transformers": transformers})
     speeds = {name: statistics.median(values) for name, values in runs.items()}
     weights = [record.size_bytes for path, record in made.manifest.files.items() if _read_per_token(path)]
@@ -106,7 +106,7 @@ def shallower_is_faster() -> Measured:
     made = bundle(EXITS)
     profile = calibrate(made, Settings())
     details: dict[str, dict[str, float]] = {}
-    with load(made.path) as runtime:
+    with load(made.path, allow_unadmitted=True) as runtime:
         rounds = [[_times(runtime, depth.name) for depth in made.manifest.ladder] for _ in range(ROUNDS)]
     for index, depth in enumerate(made.manifest.ladder):
         first, step = (statistics.median(row[index][part] for row in rounds) for part in (0, 1))

@@ -72,7 +72,8 @@ def measure_refusals() -> tuple[Path, Path]:
 
 def ask_at_budgets() -> None:
     """Budgets between the depths' predicted times, on whatever machine this is, and one that no depth can keep."""
-    ask = ("jetson-runtime", "ask", BUNDLE, "--image", IMAGE, "--prompt", QUESTION, "--max-tokens", MAX_TOKENS)
+    question = ("--image", IMAGE, "--prompt", QUESTION, "--max-tokens", MAX_TOKENS)
+    ask = ("jetson-runtime", "ask", BUNDLE, "--allow-unadmitted", *question)
     tried = json.loads(run(*ask, "--json", capture=True))
     predict = ("engine-calibrate", "show", BUNDLE, "--image", "--prompt-tokens", tried["prompt_tokens"])
     shown = json.loads(run(*predict, "--max-tokens", MAX_TOKENS, "--json", capture=True))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from jetson_runtime.admission import ADMITTED
 from jetson_runtime.console import command_line, run, subcommand
 from jetson_runtime.files import canonical_json
 from jetson_runtime.ladder import Budget
@@ -26,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         examples="  jetson-runtime ask build/demo/bundle --image demo/sign.png --prompt 'What shape is in the image?' "
         "--budget-ms 800\n"
         "  jetson-runtime ask build/demo/bundle --prompt 'Hello' --depth d1 --json\n"
+        "  jetson-runtime ask build/demo/bundle --prompt 'Hello' --schedule 'd4>d1@prefill' --allow-unadmitted\n"
         "  jetson-runtime ask build/demo/bundle --prompt 'Hello' --budget-ms 400 --backend simulated",
     )
     _bundle_options(ask)
@@ -62,6 +65,11 @@ def _bundle_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", type=Path, metavar="FILE", help="load only a bundle that the keys in this trust file signed"
     )
+    parser.add_argument(
+        "--allow-unadmitted",
+        action="store_true",
+        help="for development: also use depths and schedules that the gate did not admit; not with a signed bundle",
+    )
 
 
 def _load(arguments: argparse.Namespace) -> Runtime:
@@ -71,6 +79,7 @@ def _load(arguments: argparse.Namespace) -> Runtime:
         profile=arguments.profile,
         threads=arguments.threads,
         trust=arguments.trust,
+        allow_unadmitted=arguments.allow_unadmitted,
     )
 
 
@@ -124,5 +133,17 @@ def _describe(arguments: argparse.Namespace) -> int:
             value = ", ".join(
                 f"{depth['name']} (vision {depth['vision']}, decoder {depth['decoder']})" for depth in value
             )
-        print(f"{name:16}{value}")
+        if name == "admissions":
+            value = _admitted(value)
+        print(f"{name:18}{value}")
     return 0
+
+
+def _admitted(admissions: Mapping[str, Any]) -> str:
+    """The verdict on every depth, how many schedules are admitted, and which."""
+    depths = ", ".join(f"{name} {verdict['verdict']}" for name, verdict in admissions["depths"].items())
+    schedules = admissions["schedules"]
+    admitted = [name for name, verdict in schedules.items() if verdict["verdict"] == ADMITTED]
+    named = f": {', '.join(admitted)}" if admitted else ""
+    void = "" if admissions["void"] is None else f" ({admissions['void']})"
+    return f"{depths}; {len(admitted)} of {len(schedules)} schedules admitted{named}{void}"

@@ -12,6 +12,7 @@ from jetson_runtime import generate
 from jetson_runtime.backends import open_backend
 from jetson_runtime.bundle import Bundle, open_bundle
 from jetson_runtime.chain import Chain
+from jetson_runtime.enforcement import Enforcement
 from jetson_runtime.errors import BackendError, BundleError, InputError
 from jetson_runtime.generate import Job, Token
 from jetson_runtime.image import open_image
@@ -70,7 +71,16 @@ class Answer:
 class Runtime:
     """A loaded bundle. Requests run one at a time; others wait, and their waiting counts against their budget."""
 
-    def __init__(self, bundle: Bundle, backend: str, profile: LatencyProfile | None, threads: int | None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: str,
+        profile: LatencyProfile | None,
+        threads: int | None,
+        *,
+        allow_unadmitted: bool = False,
+    ) -> None:
+        self.enforcement = Enforcement.of(bundle, allow_unadmitted=allow_unadmitted)
         self.bundle = bundle
         self.profile = profile
         self._backend = open_backend(backend, bundle, profile, threads)
@@ -98,7 +108,7 @@ class Runtime:
         self.unload()
 
     def describe(self) -> dict[str, Any]:
-        """What is loaded: model, digests, signers, backend, ladder, limits, profile."""
+        """What is loaded: model, digests, signers, backend, ladder, limits, profile, verdicts."""
         manifest = self.bundle.manifest
         return {
             "model": {"id": manifest.model.id, "version": manifest.model.version},
@@ -115,6 +125,7 @@ class Runtime:
             "image_size": manifest.model.image_size,
             "image_tokens": manifest.model.image_tokens,
             "profile": None if self.profile is None else dict(self.profile.machine),
+            **self.enforcement.to_dict(),
         }
 
     def invoke(
@@ -122,10 +133,11 @@ class Runtime:
     ) -> Answer:
         """Answer a request within its budget; `on_token` is called with each token as it is made.
 
-        Without a budget the answer takes full depth, or the depth that the request pins, and as long as it needs.
+        Without a budget the answer takes the deepest admitted depth, or what the request pins, and as long as it needs.
 
         Raises:
-            InputError: a request that can't be used. BudgetError: no depth fits. BackendError: an engine failed.
+            InputError: a request that can't be used. AdmissionError: it pins what is not admitted.
+            BudgetError: no admitted depth fits. BackendError: an engine failed.
         """
         started_ms = self._backend.now_ms()
         with self._lock:
@@ -196,7 +208,7 @@ class Runtime:
         return job, prepare_ms, prepare_ms + choice.predicted_ms
 
     def _points(self, request: Request) -> Sequence[OperatingPoint]:
-        """What the request may be answered with, shallowest first: the pinned depth or schedule, or the ladder."""
+        """What the request may be answered with, shallowest first: what it pins, or every admitted depth."""
         ladder = self.bundle.manifest.ladder
         if request.depth is not None and request.schedule is not None:
             raise InputError(
@@ -205,9 +217,11 @@ class Runtime:
                 expected="one of them",
                 remedy="leave one out",
             )
-        if request.schedule is not None:
-            return [ladder.schedule(request.schedule)]
-        return list(ladder) if request.depth is None else [ladder[request.depth]]
+        if request.depth is None and request.schedule is None:
+            return self.enforcement.depths()
+        pinned = ladder[request.depth] if request.depth is not None else ladder.schedule(str(request.schedule))
+        self.enforcement.check(pinned)
+        return [pinned]
 
     def _room(self, prompt: Prompt) -> int:
         """How many tokens fit behind the prompt: the last one of an answer needs no cache entry."""
@@ -229,18 +243,21 @@ def load(
     profile: Path | str | None = None,
     threads: int | None = None,
     trust: Trust | Path | str | None = None,
+    allow_unadmitted: bool = False,
 ) -> Runtime:
     """Open a bundle, check every byte of it, and load its engines.
 
     `profile` is a profile file or the name of one in the bundle; None takes the only one that fits the backend.
-    `trust` is a trust file: only a bundle that its keys signed is then loaded.
+    `trust` is a trust file: only a bundle that its keys signed is then loaded. The runtime uses admitted depths and
+    schedules only; `allow_unadmitted` lifts that for development and for measuring, but not for a signed bundle.
 
     Raises:
         BundleError, DigestError, SignatureError: see `open_bundle`. ConfigError: no trust file.
-        BackendError, MissingExtraError: see `open_backend`.
+        AdmissionError: see `Enforcement.of`. BackendError, MissingExtraError: see `open_backend`.
     """
     bundle = open_bundle(Path(path), trust if trust is None or isinstance(trust, Trust) else Trust.read(Path(trust)))
-    return Runtime(bundle, backend, _profile(bundle, backend, profile), threads)
+    chosen = _profile(bundle, backend, profile)
+    return Runtime(bundle, backend, chosen, threads, allow_unadmitted=allow_unadmitted)
 
 
 def _profile(bundle: Bundle, backend: str, wanted: Path | str | None) -> LatencyProfile | None:

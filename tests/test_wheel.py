@@ -47,6 +47,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
+ASKED = ("--allow-unadmitted", "--prompt", "hello there", "--max-tokens", 4)
+
+
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` of a fresh environment that holds the wheel with its extra `cpu`."""
@@ -58,9 +61,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_runs_a_bundle_without_torch(environment: Path, tiny_bundle: Callable[[str, str], Path]) -> None:
     bundle = tiny_bundle("clip-llama", "fp32")
-    answer = json.loads(
-        call(environment / "jetson-runtime", "ask", bundle, "--prompt", "hello", "--max-tokens", 4, "--json")
-    )
+    answer = json.loads(call(environment / "jetson-runtime", "ask", bundle, *ASKED, "--json"))
     assert 1 <= len(answer["tokens"]) <= 4
     listed = json.loads(call(environment / "python", "-m", "pip", "list", "--format", "json"))
     names = {package["name"].lower() for package in listed}
@@ -91,7 +92,7 @@ def test_the_base_install_answers_in_virtual_time_on_every_python(
     write_json(tmp_path / "profile.json", made_up_profile(bundle).to_dict())
     call(OTHERS[version], "-m", "venv", tmp_path / "env")
     call(tmp_path / "env/bin/python", "-m", "pip", "install", "--quiet", wheel)
-    ask = (tmp_path / "env/bin/jetson-runtime", "ask", bundle.path, "--prompt", "hello there", "--max-tokens", 4)
+    ask = (tmp_path / "env/bin/jetson-runtime", "ask", bundle.path, *ASKED)
     answer = json.loads(
         call(*ask, "--backend", "simulated", "--profile", tmp_path / "profile.json", "--budget-ms", 9, "--json")
     )

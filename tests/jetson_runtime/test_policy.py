@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from admitting import verdicts
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jetson_runtime.enforcement import Enforcement
 from jetson_runtime.errors import BudgetError, InputError
-from jetson_runtime.ladder import Budget, Depth
+from jetson_runtime.ladder import Budget, Depth, Ladder
 from jetson_runtime.policy import choose
 from jetson_runtime.profile import LatencyProfile, Row
 
@@ -85,6 +87,24 @@ def test_time_that_has_passed_never_gives_a_deeper_depth(
     made: tuple[list[Depth], LatencyProfile], budget: Budget, request: dict[str, object], spent: float, more: float
 ) -> None:
     assert picked(made, budget, spent_ms=spent + more, **request) <= picked(made, budget, spent_ms=spent, **request)
+
+
+@given(ladders(), st.sets(st.integers(1, 5)), BUDGETS, REQUESTS, st.floats(0, 1e4), st.floats(1, 100))
+def test_only_admitted_depths_are_chosen_and_the_deepest_that_fits_of_them(
+    made: tuple[list[Depth], LatencyProfile], numbers: set[int], budget: Budget, request: dict[str, object],
+    spent_ms: float, factor: float,
+) -> None:  # fmt: skip
+    depths, profile = made
+    ladder = Ladder(tuple(depths))
+    numbers |= {len(depths)}  # a bundle without any admitted depth is never loaded
+    rule = Enforcement(ladder, verdicts(ladder, {f"d{number}" for number in numbers}), allow_unadmitted=False)
+    admitted = rule.depths()
+    place = picked((list(admitted), profile), budget, spent_ms=spent_ms, **request)
+    fitting = [depth for depth in admitted if picked(([depth], profile), budget, spent_ms=spent_ms, **request) == 0]
+    assert (admitted[place] if place >= 0 else None) == (fitting[-1] if fitting else None)
+    assert place < 0 or int(admitted[place].name[1:]) in numbers
+    times = {name: value and value * factor for name, value in vars(budget).items()}
+    assert place <= picked((list(admitted), profile), Budget(**times), spent_ms=spent_ms, **request)
 
 
 @given(ladders(), REQUESTS, st.floats(0, 100))

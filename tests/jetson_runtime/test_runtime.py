@@ -30,12 +30,12 @@ def profile(path: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def runtime(path: Path, profile: Path) -> jetson_runtime.Runtime:
-    return jetson_runtime.load(path, profile=profile)
+    return jetson_runtime.load(path, profile=profile, allow_unadmitted=True)
 
 
 @pytest.fixture
 def simulated(path: Path, profile: Path) -> jetson_runtime.Runtime:
-    return jetson_runtime.load(path, backend="simulated", profile=profile)
+    return jetson_runtime.load(path, backend="simulated", profile=profile, allow_unadmitted=True)
 
 
 def image_bytes() -> bytes:
@@ -171,7 +171,7 @@ def test_first_and_per_token_budgets_are_kept_separately(simulated: jetson_runti
 def test_an_answer_that_runs_late_ends_before_its_deadline(path: Path, profile: Path) -> None:
     from jetson_runtime.backends.simulated import SimulatedBackend
 
-    runtime = jetson_runtime.load(path, backend="simulated", profile=profile)
+    runtime = jetson_runtime.load(path, backend="simulated", profile=profile, allow_unadmitted=True)
     bundle = open_bundle(path)
     slow = SimulatedBackend(bundle, made_up_profile(bundle), slowdown=1.5)
     runtime.chain.backend = runtime._backend = slow
@@ -183,11 +183,11 @@ def test_an_answer_that_runs_late_ends_before_its_deadline(path: Path, profile: 
 
 def test_a_budget_needs_a_profile_of_these_engines(path: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="engine-calibrate"):
-        jetson_runtime.load(path).invoke(Request("hello"), Budget(answer_ms=100))
+        jetson_runtime.load(path, allow_unadmitted=True).invoke(Request("hello"), Budget(answer_ms=100))
     other = made_up_profile(open_bundle(path)).to_dict() | {"engines_digest": "0" * 64}
     write_json(tmp_path / "other.json", other)
     with pytest.raises(BundleError, match="other engines"):
-        jetson_runtime.load(path, profile=tmp_path / "other.json")
+        jetson_runtime.load(path, profile=tmp_path / "other.json", allow_unadmitted=True)
 
 
 def test_describe_names_what_is_loaded(runtime: jetson_runtime.Runtime) -> None:
@@ -205,7 +205,7 @@ def test_impossible_requests_are_refused(runtime: jetson_runtime.Runtime, reques
 
 def test_an_unknown_backend_is_answered_with_the_known(path: Path) -> None:
     with pytest.raises(BackendError, match="onnxruntime, simulated"):
-        jetson_runtime.load(path, backend="other")
+        jetson_runtime.load(path, backend="other", allow_unadmitted=True)
 
 
 def test_exports_are_complete() -> None:

@@ -46,7 +46,7 @@ def profile(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runtime(path: Path, profile: Path) -> Runtime:
-    return jetson_runtime.load(path, profile=profile)
+    return jetson_runtime.load(path, profile=profile, allow_unadmitted=True)
 
 
 def ask(runtime: Runtime, **pinned: str) -> Answer:
@@ -159,7 +159,7 @@ def test_a_schedule_is_pinned_by_name_and_not_with_a_depth(runtime: Runtime) -> 
 
 
 def test_a_schedule_keeps_a_budget_by_its_own_times(path: Path, profile: Path) -> None:
-    simulated = jetson_runtime.load(path, backend="simulated", profile=profile)
+    simulated = jetson_runtime.load(path, backend="simulated", profile=profile, allow_unadmitted=True)
     request = Request("hello", max_tokens=6, schedule="d3>d1@1")
     answer = simulated.invoke(request, Budget(answer_ms=1000))
     # The prompt and one step at 4 blocks, four steps at 2 blocks: 4 + 2 + 4 ms.
@@ -170,7 +170,7 @@ def test_a_schedule_keeps_a_budget_by_its_own_times(path: Path, profile: Path) -
 
 
 def test_the_last_steps_need_only_the_shallow_exits_time(path: Path, profile: Path) -> None:
-    simulated = jetson_runtime.load(path, backend="simulated", profile=profile)
+    simulated = jetson_runtime.load(path, backend="simulated", profile=profile, allow_unadmitted=True)
     budget = Budget(answer_ms=10.0)
     answer = simulated.invoke(Request("hello", max_tokens=6, schedule="d3>d1@1"), budget)
     assert answer.finish_reason == "length"
@@ -178,7 +178,7 @@ def test_the_last_steps_need_only_the_shallow_exits_time(path: Path, profile: Pa
 
 
 def test_the_command_line_pins_a_schedule_and_says_it(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["ask", str(path), "--prompt", "hello", "--max-tokens", "3", "--schedule", "d3>d1@1"]
+    words = ["ask", str(path), "--prompt", "hello", "--max-tokens", "3", "--schedule", "d3>d1@1", "--allow-unadmitted"]
     assert main([*words, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["schedule"] == {"name": "d3>d1@1", "start": "d3", "then": "d1", "at": 1}

@@ -105,7 +105,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     import jetson_runtime
 
     fake = FakeRuntime()
-    monkeypatch.setattr(jetson_runtime, "load", lambda path, *, backend: fake)
+    monkeypatch.setattr(jetson_runtime, "load", lambda path, *, backend, allow_unadmitted: fake)
     return fake
 
 
