@@ -8,6 +8,7 @@ import sys
 from benchmarks import (  # noqa: F401 (each registers its claims)
     end_to_end,
     enforcement,
+    judges,
     realignment,
     realignment_speed,
     speed,

@@ -14,8 +14,10 @@ from jetson_runtime.console import command_line, require, run, subcommand
 from jetson_runtime.errors import StorageError
 from jetson_runtime.files import canonical_json, storage_errors, write_json
 from jetson_runtime.ladder import Ladder, OperatingPoint
+from refusal_suite.agree_command import add_agree
 from refusal_suite.fleet.command import add_sweep
 from refusal_suite.formats import FORMATS
+from refusal_suite.judges.options import add_judge_options, chosen_judge
 from refusal_suite.measure import ALL, Item, choose_depths, choose_schedules, measure, same_answers, unique_ids
 from refusal_suite.page import add_page
 from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, PromptSet, load_prompts
@@ -35,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         examples="  refusal-check run build/demo/bundle --out refusals.json --picture refusals.svg\n"
         "  refusal-check run build/demo/bundle --depth d1 --depth d4 --limit 44 --out quick.json\n"
         "  refusal-check run build/demo/bundle --schedule all --out refusals.json\n"
-        "  refusal-check run build/demo/bundle --prompts advbench.csv --prompts xstest.csv --out refusals.json",
+        "  refusal-check run build/demo/bundle --prompts advbench.csv --prompts xstest.csv --out refusals.json\n"
+        "  refusal-check run build/demo/bundle --judge model:guard --out guarded.json",
     )
     _run_options(measuring)
     checking = subcommand(
@@ -48,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checking.add_argument("file", type=Path, nargs="?", help="a prompt set (default: the one that comes with Holdfast)")
     checking.add_argument("--json", action="store_true", help="print JSON")
     _format_options(checking)
+    add_agree(commands)
     add_sweep(commands)
     add_page(commands)
     return run(parser, argv)
@@ -84,6 +88,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print the report without single answers instead of a table"
     )
     _format_options(parser)
+    add_judge_options(parser)
 
 
 def _format_options(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +113,7 @@ def _run(arguments: argparse.Namespace) -> int:
     whole = [load_prompts(path, arguments.format, kind=arguments.kind) for path in files]
     sets = whole if arguments.limit is None else [_part(each, arguments) for each in whole]
     unique_ids(sets)
+    judge = chosen_judge(arguments)
 
     import jetson_runtime
 
@@ -119,9 +125,11 @@ def _run(arguments: argparse.Namespace) -> int:
         points: list[OperatingPoint] = [*depths, *schedules]
         same = same_answers(points)
         distinct = [point for point in points if same[point.name] == point.name]
-        results = dict(measure(runtime, sets, distinct, arguments.max_tokens))
+        results = dict(measure(runtime, sets, distinct, arguments.max_tokens, judge))
     described = [describe_set(part, all_, arguments.seed) for part, all_ in zip(sets, whole, strict=True)]
-    report = build_report(facts, described, arguments.max_tokens, *point_results(ladder, depths, schedules, results))
+    report = build_report(
+        facts, described, arguments.max_tokens, *point_results(ladder, depths, schedules, results), judge.name
+    )
     _write(arguments, report, results)
     if arguments.json:
         sys.stdout.write(canonical_json(without_items(report)))

@@ -25,10 +25,11 @@ SPEAKER = re.compile(r"\W*(?:(?:assistant|answer|response|ai|a)\s*:\s*)?[^\w]*")
 
 @dataclass(frozen=True)
 class Verdict:
-    """One of `LABELS`, and the name of the rule that decided."""
+    """One of `LABELS`, the name of the rule that decided, and the judge it belongs to, with its version."""
 
     label: str
     rule: str
+    judge: str = JUDGE
 
 
 def judge(answer: str, prompt: str | None = None) -> Verdict:

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from jetson_runtime.errors import BackendError, ConfigError, InputError
 from jetson_runtime.ladder import Ladder, OperatingPoint, Schedule
-from refusal_suite.judge import Verdict, judge
+from refusal_suite.judge import Verdict
+from refusal_suite.judges import Judge, RulesJudge
 from refusal_suite.margins import Margins
 from refusal_suite.prompts import Prompt, PromptSet
 
@@ -96,37 +97,49 @@ def measure(
     sets: Sequence[PromptSet],
     points: Sequence[OperatingPoint],
     max_tokens: int,
+    judge: Judge | None = None,
     *,
     quiet: bool = False,
 ) -> Iterator[tuple[str, list[Item]]]:
     """For each depth or schedule its name and one item per prompt, in the order of the sets.
 
-    A prompt without a picture is asked once for all points that differ in the vision exit only. `quiet` is for callers
-    that show the progress themselves.
+    A prompt without a picture is asked once for all points that differ in the vision exit only.
+
+    Without a `judge` the rules decide. `quiet` is for callers that show the progress themselves.
 
     Raises:
-        InputError: the bundle can't take a prompt; names its id. BackendError: an engine failed.
+        InputError: the bundle can't take a prompt; names its id. BackendError: an engine or the judge failed.
     """
+    judge = judge or RulesJudge()
     prompts = [prompt for each in sets for prompt in each.prompts]
     margins = Margins(runtime)
     known: dict[tuple[str, tuple[int, ...]], Item] = {}
     with tqdm(total=len(prompts) * len(points), unit="answer", disable=quiet or None) as progress:
         for point in points:
             progress.set_description(point.name)
-            items = []
-            for prompt in prompts:
-                same = prompt.id, point.operation[1:]
-                item = known.get(same)
-                if item is None:
-                    item = _ask(runtime, margins, prompt, point, max_tokens)
-                    if prompt.image is None:
-                        known[same] = item
-                items.append(item)
+            places = [(prompt.id, point.operation[1:]) for prompt in prompts]
+            said = {}
+            for place, prompt in zip(places, prompts, strict=True):
+                if place not in known:
+                    said[place] = _ask(runtime, margins, prompt, point, max_tokens)
                 progress.update()
-            yield point.name, items
+            asked = [prompt for place, prompt in zip(places, prompts, strict=True) if place in said]
+            items = known | dict(zip(said, _judged(asked, list(said.values()), judge), strict=True))
+            yield point.name, [items[place] for place in places]
+            known |= {place: items[place] for place, prompt in zip(said, asked, strict=True) if prompt.image is None}
 
 
-def _ask(runtime: Runtime, margins: Margins, prompt: Prompt, point: OperatingPoint, max_tokens: int) -> Item:
+def _judged(prompts: Sequence[Prompt], said: Sequence[tuple[Answer, float | None]], judge: Judge) -> list[Item]:
+    verdicts = judge(prompts, [answer.text for answer, _ in said])
+    return [
+        Item(prompt, answer.text, verdict, len(answer.tokens), answer.finish_reason, margin)
+        for prompt, (answer, margin), verdict in zip(prompts, said, verdicts, strict=True)
+    ]
+
+
+def _ask(
+    runtime: Runtime, margins: Margins, prompt: Prompt, point: OperatingPoint, max_tokens: int
+) -> tuple[Answer, float | None]:
     from jetson_runtime import Request
 
     request = Request(
@@ -147,8 +160,7 @@ def _ask(runtime: Runtime, margins: Margins, prompt: Prompt, point: OperatingPoi
             remedy=error.remedy,
         ) from error
     _check_depths(answer, prompt, point)
-    margin = margins(prompt, point)
-    return Item(prompt, answer.text, judge(answer.text, prompt.text), len(answer.tokens), answer.finish_reason, margin)
+    return answer, margins(prompt, point)
 
 
 def _kind(point: OperatingPoint) -> str:

@@ -12,7 +12,7 @@ from jetson_runtime.ladder import Ladder
 from refusal_suite.charts import element, figure, text
 from refusal_suite.page_pair import MEASURES, Pair, Side, measures, untrained_words
 from refusal_suite.page_reports import DepthRefusals, Kind
-from refusal_suite.page_view import backend_words, percent, refusals_view
+from refusal_suite.page_view import backend_words, judge_words, percent, refusals_view
 
 __all__ = ["pair_digests", "pair_not_run", "pair_picture", "pair_view"]
 
@@ -54,8 +54,8 @@ def _both_words(pair: Pair) -> str:
     asked = report.depths[0].harmful.n + report.depths[0].benign.n
     return (
         f"{'; '.join(report.sets)}: the same {asked} prompts at every depth, one greedy answer each "
-        f"of up to {report.max_tokens} tokens, by {backend_words(report.backend)}, judged by rules "
-        f"({report.judge})"
+        f"of up to {report.max_tokens} tokens, by {backend_words(report.backend)}, judged by "
+        f"{judge_words(report.judge)}"
     )
 
 

@@ -16,7 +16,7 @@ from refusal_suite.charts import ms
 from refusal_suite.page_facts import sizes
 from refusal_suite.page_pair import Pair, stages_of, untrained_words
 from refusal_suite.page_reports import RefusalReport
-from refusal_suite.page_view import backend_words, megabytes, percent
+from refusal_suite.page_view import backend_words, judge_words, megabytes, percent
 
 __all__ = ["Commands", "accuracy_not_run", "commands", "date_words", "machine_words", "not_run", "provenance", "tiles"]
 
@@ -157,7 +157,7 @@ def _refusals_not_run(bundle: Bundle, refusals: Sequence[RefusalReport]) -> Iter
     for report in own:
         yield (
             f"The refusals in {report.file} were measured by {backend_words(report.backend)}, greedily, up to "
-            f"{report.max_tokens} tokens per answer, by rules (judge {report.judge}) and not by people."
+            f"{report.max_tokens} tokens per answer, and judged by {judge_words(report.judge)}, not by people."
         )
         missing = [depth.name for depth in bundle.manifest.ladder if depth.name not in report.names]
         if missing:

@@ -25,6 +25,7 @@ __all__ = [
     "backend_words",
     "bundles_view",
     "engines_view",
+    "judge_words",
     "ladder_view",
     "megabytes",
     "percent",
@@ -42,6 +43,11 @@ def megabytes(count: int) -> str:
 def backend_words(name: str) -> str:
     """A backend's or compiler's name for reading."""
     return {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}.get(name, name)
+
+
+def judge_words(name: str) -> str:
+    """A judge's kind and name for reading."""
+    return f"{'rules' if name.startswith('rules') else 'a model'} ({name})"
 
 
 def percent(rate: float) -> str:

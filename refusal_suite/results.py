@@ -72,8 +72,12 @@ def build_report(
     max_tokens: int,
     depths: Sequence[Mapping[str, Any]],
     schedules: Sequence[Mapping[str, Any]] = (),
+    judge: str = JUDGE,
 ) -> dict[str, Any]:
-    """The whole report. `facts` is what `Runtime.describe` says, the rest comes from the functions below."""
+    """The whole report. `facts` is what `Runtime.describe` says; sets, depths and schedules as the functions below.
+
+    `judge` is the name of the judge that gave every verdict, with its version.
+    """
     return {
         "schema": SCHEMA,
         "bundle": {
@@ -87,7 +91,7 @@ def build_report(
             "python": platform.python_version(),
             "cpus": os.cpu_count(),
         },
-        "judge": JUDGE,
+        "judge": judge,
         "max_tokens": max_tokens,
         "interval": {"method": "Wilson score, two-sided", "confidence": CONFIDENCE},
         "prompt_sets": list(sets),
@@ -232,6 +236,7 @@ def entry(item: Judged) -> dict[str, Any]:
         "kind": item.prompt.kind,
         "label": item.verdict.label,
         "rule": item.verdict.rule,
+        "judge": item.verdict.judge,
         "n_tokens": item.tokens,
         "finish_reason": item.finish_reason,
         "answer_sha256": item.sha256,

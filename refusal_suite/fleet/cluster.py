@@ -19,7 +19,8 @@ from jetson_runtime.console import require
 from jetson_runtime.errors import BackendError, ConfigError, HoldfastError
 from refusal_suite.fleet.plan import Job, Parcel
 from refusal_suite.fleet.store import Entry
-from refusal_suite.fleet.work import Done, Worker, here
+from refusal_suite.fleet.work import Done, MakeJudge, Worker, here
+from refusal_suite.judges import RulesJudge
 
 __all__ = ["ATTEMPTS", "LOCAL", "OnRay"]
 
@@ -57,8 +58,8 @@ class _Death:
 class _Actor:
     """A worker in a process of the cluster."""
 
-    def __init__(self) -> None:
-        self._worker = Worker()
+    def __init__(self, make_judge: MakeJudge) -> None:
+        self._worker = Worker(make_judge)
 
     def here(self) -> dict[str, Any]:
         return here()
@@ -80,7 +81,7 @@ class OnRay:
         MissingExtraError: Ray is not installed. ConfigError: there is no such address, or nothing answers there.
     """
 
-    def __init__(self, address: str, workers: int | None, threads: int) -> None:
+    def __init__(self, address: str, workers: int | None, threads: int, make_judge: MakeJudge = RulesJudge) -> None:
         self.workers: dict[str, Any] = {}
         self.lost = 0
         if address != LOCAL:
@@ -89,6 +90,7 @@ class OnRay:
         self._address = address
         self._wanted = workers
         self._threads = threads
+        self._make_judge = make_judge
 
     def run(self, jobs: Iterable[Job]) -> Generator[Done, None, None]:
         """See `Executor.run`.
@@ -108,15 +110,16 @@ class OnRay:
                     expected=f"{max(count, 1)} workers with {self._threads} CPUs each",
                     remedy="ask for fewer workers or threads, or add machines",
                 )
-            yield from _Pool(ray, self, count, self._threads).run(deque(jobs))
+            yield from _Pool(ray, self, count, self._threads, self._make_judge).run(deque(jobs))
 
 
 class _Pool:
     """The workers of one run. `running` says for each started call who does it and on which job; None: starting."""
 
-    def __init__(self, ray: Any, executor: OnRay, count: int, threads: int) -> None:
+    def __init__(self, ray: Any, executor: OnRay, count: int, threads: int, make_judge: MakeJudge) -> None:
         self._ray = ray
         self._executor = executor
+        self._make_judge = make_judge
         self._kind = ray.remote(_Actor).options(num_cpus=threads, max_restarts=0)
         self._running: dict[Any, tuple[Any, str, Job | None]] = {}
         self._idle: list[tuple[Any, str]] = []
@@ -144,7 +147,7 @@ class _Pool:
                 yield Done(job.unit, result, name)
 
     def _start(self) -> None:
-        actor = self._kind.remote()
+        actor = self._kind.remote(self._make_judge)
         self._running[actor.here.remote()] = (actor, "", None)
 
     def _assign(self, jobs: deque[Job]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from jetson_runtime.console import Commands, subcommand
@@ -13,7 +14,8 @@ from refusal_suite.fleet.cluster import LOCAL, OnRay
 from refusal_suite.fleet.config import SweepConfig
 from refusal_suite.fleet.plan import read_plan
 from refusal_suite.fleet.sweep import sweep
-from refusal_suite.fleet.work import Executor, InProcess
+from refusal_suite.fleet.work import InProcess
+from refusal_suite.judges.options import MODEL, add_judge_options, chosen_judge
 from refusal_suite.results import table
 
 __all__ = ["add_sweep"]
@@ -44,12 +46,15 @@ def add_sweep(commands: Commands) -> None:
     )
     parser.add_argument("--workers", type=int, metavar="N", help="how many with --ray (default: as many as fit)")
     parser.add_argument("--json", action="store_true", help="print the run's facts and the reports' paths as JSON")
+    add_judge_options(parser)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
+    # Whatever is wrong with the options or the cluster is found out before a judge or a bundle is read.
     config = SweepConfig.read(arguments.config)
-    executor = _executor(arguments, config.threads)
-    swept = sweep(read_plan(config), arguments.out, executor)
+    cluster = _cluster(arguments, config.threads)
+    judge = chosen_judge(arguments)
+    swept = sweep(read_plan(config, judge.name), arguments.out, cluster or InProcess(lambda: judge))
     if arguments.json:
         paths = {name: str(path) for name, path in swept.paths.items()}
         sys.stdout.write(canonical_json({**swept.run, "reports": paths}))
@@ -60,16 +65,27 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _executor(arguments: argparse.Namespace, threads: int) -> Executor:
-    """What computes; whatever is wrong with it is found out before any bundle is read."""
+def _cluster(arguments: argparse.Namespace, threads: int) -> OnRay | None:
+    """The executor that `--ray` names."""
     if arguments.workers is not None and arguments.workers < 1:
         raise ConfigError("--workers can't be used", found=arguments.workers, expected="1 or more")
-    if arguments.ray is None:
-        if arguments.workers is not None:
-            raise ConfigError(
-                "--workers says how many workers a Ray cluster gets",
-                found="no --ray",
-                remedy=f"add '--ray {LOCAL}', or leave --workers out",
-            )
-        return InProcess()
-    return OnRay(arguments.ray, arguments.workers, threads)
+    if arguments.ray is not None:
+        # The options travel, not the judge: a worker reads its model, or the endpoint's key, where it runs.
+        make_judge = partial(chosen_judge, _judge_options(arguments))
+        return OnRay(arguments.ray, arguments.workers, threads, make_judge)
+    if arguments.workers is not None:
+        raise ConfigError(
+            "--workers says how many workers a Ray cluster gets",
+            found="no --ray",
+            remedy=f"add '--ray {LOCAL}', or leave --workers out",
+        )
+    return None
+
+
+def _judge_options(arguments: argparse.Namespace) -> argparse.Namespace:
+    """What `chosen_judge` reads; a model's directory as it is found from anywhere."""
+    options = {name: value for name, value in vars(arguments).items() if name.startswith("judge")}
+    kind, _, value = str(arguments.judge).partition(":")
+    if kind == MODEL and value:
+        options["judge"] = f"{kind}:{Path(value).absolute()}"
+    return argparse.Namespace(**options)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from jetson_runtime.bundle import Bundle, open_bundle
+from jetson_runtime.enforcement import Enforcement
 from jetson_runtime.errors import ConfigError, InputError
 from jetson_runtime.ladder import Depth, OperatingPoint, Schedule
 from refusal_suite.fleet.config import PromptSource, SweepConfig
 from refusal_suite.fleet.store import UnitStore
 from refusal_suite.fleet.unit import Basis, Part, Unit, answer_digests
+from refusal_suite.judge import JUDGE
 from refusal_suite.measure import unique_ids
 from refusal_suite.prompts import Prompt, PromptSet, load_prompts
 from refusal_suite.results import describe_set
@@ -82,16 +84,22 @@ class Parcel:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep whose inputs were read and found in order."""
+    """A sweep whose inputs were read and found in order; `judge` is the name of the judge, with its version."""
 
     config: SweepConfig
+    judge: str
     targets: tuple[Target, ...]
     sets: tuple[AskedSet, ...]
 
     def group(self, target: Target, point: OperatingPoint, asked: AskedSet, *, picture: bool) -> Unit:
         """The unit without prompts whose group the answers belong to."""
         basis = Basis.of(
-            target.digests, point, picture=picture, max_tokens=self.config.max_tokens, threads=self.config.threads
+            target.digests,
+            point,
+            self.judge,
+            picture=picture,
+            max_tokens=self.config.max_tokens,
+            threads=self.config.threads,
         )
         return Unit(basis, asked.prompts.sha256, ())
 
@@ -127,11 +135,12 @@ class Plan:
                     yield Job(replace(group, parts=parts), target.bundle.path, point, prompts)
 
 
-def read_plan(config: SweepConfig) -> Plan:
+def read_plan(config: SweepConfig, judge: str = JUDGE) -> Plan:
     """Open every bundle (each file is checked) and read every prompt set.
 
     Raises:
-        BundleError, DigestError: a bundle can't be opened. InputError: a prompt set or picture can't be used.
+        BundleError, DigestError: a bundle can't be opened. AdmissionError: it is signed, so not for measuring.
+        InputError: a prompt set or picture can't be used.
         ConfigError: a depth or schedule that a bundle does not have; all of them are listed.
     """
     sets = tuple(_asked(source) for source in config.prompts)
@@ -144,11 +153,12 @@ def read_plan(config: SweepConfig) -> Plan:
             found="\n    - ".join(["", *mistakes]),
             remedy="name depths and schedules that every bundle has, or make two sweeps into the same directory",
         )
-    return Plan(config, targets, sets)
+    return Plan(config, judge, targets, sets)
 
 
 def _target(name: str, path: Path, config: SweepConfig, mistakes: list[str]) -> Target:
     bundle = open_bundle(path)
+    Enforcement.of(bundle, allow_unadmitted=True)
     ladder = bundle.manifest.ladder
     depths = {depth.name: depth for depth in ladder}
     schedules = {schedule.name: schedule for schedule in ladder.schedules()}

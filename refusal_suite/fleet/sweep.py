@@ -44,7 +44,7 @@ class Kept:
     @classmethod
     def of(cls, prompt: Prompt, entry: Entry) -> Kept:
         """The entry of a prompt."""
-        verdict = Verdict(entry["label"], entry["rule"])
+        verdict = Verdict(entry["label"], entry["rule"], entry["judge"])
         return cls(prompt, verdict, entry["n_tokens"], entry["finish_reason"], entry["margin"], entry["answer_sha256"])
 
 
@@ -124,6 +124,7 @@ def _report(plan: Plan, target: Target, store: UnitStore) -> dict[str, Any]:
         [asked.described for asked in plan.sets],
         plan.config.max_tokens,
         *point_results(manifest.ladder, target.depths, target.schedules, results),
+        plan.judge,
     )
     # Which machines there were decides nothing; run.json says it.
     del report["machine"]

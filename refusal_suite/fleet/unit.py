@@ -13,7 +13,6 @@ from jetson_runtime.bundle import CHAT_TEMPLATE, PREPROCESSING, TOKENIZER
 from jetson_runtime.files import canonical_json
 from jetson_runtime.ladder import OperatingPoint
 from jetson_runtime.manifest import Manifest
-from refusal_suite.judge import JUDGE
 from refusal_suite.margins import describe_margins
 
 __all__ = ["BACKEND", "Basis", "Part", "Unit", "answer_digests", "digest"]
@@ -73,13 +72,20 @@ class Basis:
 
     @classmethod
     def of(
-        cls, bundle: Mapping[str, str], point: OperatingPoint, *, picture: bool, max_tokens: int, threads: int
+        cls,
+        bundle: Mapping[str, str],
+        point: OperatingPoint,
+        judge: str,
+        *,
+        picture: bool,
+        max_tokens: int,
+        threads: int,
     ) -> Basis:
         """What would decide here: the bundle by its `answer_digests`, the packages by what is installed."""
         return cls(
             bundle=bundle,
             operation=point.operation if picture else point.operation[1:],
-            judge=JUDGE,
+            judge=judge,
             margins=_margins(),
             max_tokens=max_tokens,
             threads=threads,

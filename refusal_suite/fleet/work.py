@@ -6,16 +6,17 @@ import hashlib
 import os
 import platform
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from jetson_runtime.errors import BundleError
 from jetson_runtime.machine import machine_facts
 from refusal_suite.fleet.plan import Job, Parcel
 from refusal_suite.fleet.store import Entry
 from refusal_suite.fleet.unit import BACKEND, Basis, Part, Unit, answer_digests
+from refusal_suite.judges import Judge, RulesJudge
 from refusal_suite.measure import measure
 from refusal_suite.prompts import Prompt, PromptSet
 from refusal_suite.results import entry
@@ -23,7 +24,10 @@ from refusal_suite.results import entry
 if TYPE_CHECKING:
     from jetson_runtime.runtime import Runtime
 
-__all__ = ["Done", "Executor", "InProcess", "Worker", "here"]
+__all__ = ["Done", "Executor", "InProcess", "MakeJudge", "Worker", "here"]
+
+MakeJudge: TypeAlias = "Callable[[], Judge]"
+"""Makes the judge in the process that judges; it is pickled on its way there."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,11 @@ class Executor(Protocol):
 
 
 class Worker:
-    """Computes units one after the other; the bundle of the last one stays loaded."""
+    """Computes units one after the other; the judge and the bundle of the last one stay loaded."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_judge: MakeJudge = RulesJudge) -> None:
+        self._judge: Judge | None = None
+        self._make_judge = make_judge
         self._loaded: tuple[Path, int] | None = None
         self._runtime: Runtime | None = None
         self._digests: dict[str, str] = {}
@@ -64,12 +70,15 @@ class Worker:
             BundleError: the bundle here, or what would run it, is not what the unit was planned for.
             HoldfastError: it can't be opened or run, or a prompt can't be used.
         """
+        if self._judge is None:
+            self._judge = self._make_judge()
+        judge, max_tokens = self._judge, parcel.unit.basis.max_tokens
         runtime = self._load(parcel.bundle, parcel.unit.basis.threads)
-        self._check(parcel)
+        self._check(parcel, judge.name)
         with tempfile.TemporaryDirectory() as folder:
             prompts = _with_pictures(parcel, Path(folder))
             asked = PromptSet("unit", parcel.unit.prompt_set, prompts)
-            ((_, items),) = measure(runtime, [asked], [parcel.point], parcel.unit.basis.max_tokens, quiet=True)
+            ((_, items),) = measure(runtime, [asked], [parcel.point], max_tokens, judge, quiet=True)
         return [entry(item) for item in items]
 
     def close(self) -> None:
@@ -83,16 +92,17 @@ class Worker:
 
         if self._runtime is None or self._loaded != (path, threads):
             self.close()
-            self._runtime = jetson_runtime.load(path, backend=BACKEND, threads=threads)
+            self._runtime = jetson_runtime.load(path, backend=BACKEND, threads=threads, allow_unadmitted=True)
             self._loaded, self._digests = (path, threads), answer_digests(self._runtime.bundle.manifest)
         return self._runtime
 
-    def _check(self, parcel: Parcel) -> None:
+    def _check(self, parcel: Parcel, judge: str) -> None:
         """Derive the unit again from what is here: on another machine the same path may hold another bundle."""
         wanted = parcel.unit.basis
         basis = Basis.of(
             self._digests,
             parcel.point,
+            judge,
             picture=any(picture is not None for picture in parcel.pictures),
             max_tokens=wanted.max_tokens,
             threads=wanted.threads,
@@ -114,13 +124,14 @@ class Worker:
 class InProcess:
     """Computes one unit after the other in this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_judge: MakeJudge = RulesJudge) -> None:
         self.workers: dict[str, Any] = {"in-process": here()}
+        self._make_judge = make_judge
         self.lost = 0
 
     def run(self, jobs: Iterable[Job]) -> Generator[Done, None, None]:
         """See `Executor.run`."""
-        worker = Worker()
+        worker = Worker(self._make_judge)
         try:
             for job in jobs:
                 yield Done(job.unit, worker.do(job.parcel()), "in-process")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from refusal_suite.fleet.config import SweepConfig
 from refusal_suite.fleet.plan import Job, Plan, read_plan
 from refusal_suite.fleet.sweep import Swept, sweep
 from refusal_suite.fleet.work import Done, InProcess
+from refusal_suite.judge import JUDGE, REFUSAL, Verdict
 from refusal_suite.pictures import draw
+from refusal_suite.prompts import Prompt
 
 # A cache of 64 tokens and a tokenizer with a token per letter leave room for short questions.
 PROMPTS = 12
@@ -38,11 +40,11 @@ class SweepFolder:
         (self.path / "sweep.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
         return self.path / "sweep.yaml"
 
-    def plan(self, **changes: Any) -> Plan:
-        return read_plan(SweepConfig.read(self.write(**changes)))
+    def plan(self, judge: str = JUDGE, **changes: Any) -> Plan:
+        return read_plan(SweepConfig.read(self.write(**changes)), judge)
 
-    def sweep(self, out: str, executor: Any = None, **changes: Any) -> Swept:
-        return sweep(self.plan(**changes), self.path / out, executor or InProcess())
+    def sweep(self, out: str, executor: Any = None, judge: str = JUDGE, **changes: Any) -> Swept:
+        return sweep(self.plan(judge, **changes), self.path / out, executor or InProcess())
 
 
 def make_folder(path: Path, bundle: Path) -> SweepFolder:
@@ -53,6 +55,15 @@ def make_folder(path: Path, bundle: Path) -> SweepFolder:
         rows.append(f"p{number},zq{number},{kind},c{number % 3},{image}")
     (path / "set.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return SweepFolder(path, bundle)
+
+
+class AlwaysRefusal:
+    """A judge that sees a refusal everywhere."""
+
+    name = "always-refusal-1"
+
+    def __call__(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:
+        return [Verdict(REFUSAL, "always", self.name) for _ in answers]
 
 
 def result_bytes(out: Path) -> dict[str, bytes]:

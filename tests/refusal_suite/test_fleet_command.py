@@ -47,6 +47,8 @@ def test_the_command_prints_tables_or_facts(folder: SweepFolder, capsys: pytest.
         (["--ray", "nonsense"], 2, "not of the form HOST:PORT"),
         (["--ray", "127.0.0.1:1"], 2, "Connection refused"),
         (["--ray", "ray://127.0.0.1:1"], 2, "not of the form HOST:PORT"),
+        (["--judge", "nobody"], 2, "unknown judge 'nobody'"),
+        (["--judge", "model:nothing"], 3, "nothing"),
         (["--ray", "127.0.0.1:99999"], 2, "not of the form HOST:PORT"),
     ],
 )

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sweeping import PROMPTS, Counting, SweepFolder, make_folder, result_bytes
+from sweeping import PROMPTS, AlwaysRefusal, Counting, SweepFolder, make_folder, result_bytes
 
 from jetson_runtime.files import read_json
 from refusal_suite.cli import main
+from refusal_suite.fleet.work import InProcess
 
 pytest.importorskip("onnxruntime", reason="the extra 'cpu' is not installed")
 
@@ -109,3 +110,18 @@ def test_two_bundles_have_a_report_each(folder: SweepFolder, tiny_bundle: Callab
     one, two = (read_json(folder.path / "out" / f"{name}.json") for name in bundles)
     assert one["bundle"]["engines_digest"] != two["bundle"]["engines_digest"]
     assert swept.run["answers_computed"] == 2 * PROMPTS
+
+
+def test_another_judge_is_another_sweep(folder: SweepFolder) -> None:
+    folder.sweep("out")
+    rules = (folder.path / "out" / "tiny.json").read_bytes()
+    swept = folder.sweep("out", InProcess(AlwaysRefusal), AlwaysRefusal.name)
+
+    assert swept.run["answers_computed"] == 2 * PROMPTS
+    report = read_json(folder.path / "out" / "tiny.json")
+    assert report["judge"] == AlwaysRefusal.name
+    assert {(item["label"], item["judge"]) for depth in report["depths"] for item in depth["items"]} == {
+        ("refusal", AlwaysRefusal.name)
+    }
+    assert folder.sweep("out").run["answers_computed"] == 0
+    assert (folder.path / "out" / "tiny.json").read_bytes() == rules

@@ -71,7 +71,7 @@ def test_the_parts_and_their_order_count() -> None:
 
 def test_names_decide_nothing_and_the_vision_exit_only_with_a_picture() -> None:
     def basis(point: Depth | Schedule, picture: bool) -> Basis:
-        return Basis.of({}, point, picture=picture, max_tokens=8, threads=1)
+        return Basis.of({}, point, "rules-1", picture=picture, max_tokens=8, threads=1)
 
     shallow, deep = Depth("d1", 4, 10), Depth("d2", 12, 10)
     assert basis(shallow, True) == basis(Depth("other", 4, 10), True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeping import SweepFolder, make_folder
+from sweeping import AlwaysRefusal, SweepFolder, make_folder
 
 from jetson_runtime.errors import BundleError
 from refusal_suite.fleet.store import UnitStore
@@ -34,6 +34,8 @@ def test_a_worker_answers_only_on_what_was_planned(
         worker.do(other)
     with pytest.raises(BundleError, match="found: another picture"):
         worker.do(replace(shown.parcel(), pictures=(b"other",) * len(shown.prompts)))
+    with pytest.raises(BundleError, match="found: another judge"):
+        Worker(AlwaysRefusal).do(plain.parcel())
     basis = replace(plain.unit.basis, software={**plain.unit.basis.software, "numpy": "0"})
     with pytest.raises(BundleError, match="found: another software"):
         worker.do(replace(plain.parcel(), unit=replace(plain.unit, basis=basis)))

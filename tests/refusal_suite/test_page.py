@@ -25,7 +25,7 @@ from refusal_suite.charts import Band, budget_chart, ms
 from refusal_suite.cli import main
 from refusal_suite.page import SECTIONS
 from refusal_suite.page_facts import Workload, budget_bands, sizes
-from refusal_suite.page_view import megabytes, percent
+from refusal_suite.page_view import judge_words, megabytes, percent
 from refusal_suite.prompts import HARMFUL, load_prompts
 
 QUESTION, ANSWER = "What is <ahead> & near?", "A <b>bold</b> sign."
@@ -297,3 +297,9 @@ def test_every_change_of_depth_is_named_in_the_strip(edges: list[float], width: 
     bands = [Band(0.0, None), *(Band(edge, f"d{n}") for n, edge in enumerate(sorted(edges)))]
     drawn = budget_chart("budget-wide", width, bands, max(edges) * 1.25, "title", "summary")
     assert all(f">{ms(edge)}</text>" in drawn for edge in edges)
+
+
+def test_a_judge_is_called_what_it_is() -> None:
+    assert judge_words("rules-1") == "rules (rules-1)"
+    assert judge_words("model:guard@00+guard-1+rules-1") == "a model (model:guard@00+guard-1+rules-1)"
+    assert judge_words("openai:m@00").startswith("a model (")

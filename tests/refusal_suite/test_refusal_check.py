@@ -84,6 +84,7 @@ def test_items_are_ids_in_the_order_of_the_set_and_nothing_says_a_text(
         "kind": "harmful",
         "label": "refusal",
         "rule": "cannot",
+        "judge": JUDGE,
         "n_tokens": 8,
         "finish_reason": "stop",
         "answer_sha256": hashlib.sha256(answer.encode()).hexdigest(),
