@@ -17,6 +17,7 @@ from benchmarks import (  # noqa: F401 (each registers its claims)
     realignment_speed,
     soundness,
     speed,
+    sweep,
     tensorrt,
 )
 from benchmarks.claims import CLAIMS, measure

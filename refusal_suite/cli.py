@@ -11,9 +11,10 @@ from typing import Any
 
 from jetson_runtime.console import command_line, require, run, subcommand
 from jetson_runtime.files import canonical_json, write_json
-from jetson_runtime.ladder import Ladder, OperatingPoint, Schedule
+from jetson_runtime.ladder import Ladder, OperatingPoint
 from refusal_suite.agree_command import add_agree
 from refusal_suite.compare import add_compare
+from refusal_suite.fleet.command import add_sweep
 from refusal_suite.formats import FORMATS
 from refusal_suite.gate_command import add_gate
 from refusal_suite.judges.options import add_judge_options, chosen_judge
@@ -22,7 +23,7 @@ from refusal_suite.output import check_place, write_text
 from refusal_suite.page import add_page
 from refusal_suite.plan_command import add_plan
 from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, PromptSet, load_prompts
-from refusal_suite.results import build_report, depth_result, describe_set, table, without_items
+from refusal_suite.results import build_report, describe_set, point_results, table, without_items
 
 __all__ = ["main"]
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_gate(commands)
     add_plan(commands)
     add_compare(commands)
+    add_sweep(commands)
     add_page(commands)
     return run(parser, argv)
 
@@ -130,17 +132,8 @@ def _run(arguments: argparse.Namespace) -> int:
         distinct = [point for point in points if same[point.name] == point.name]
         results = dict(measure(runtime, sets, distinct, arguments.max_tokens, judge))
     described = [describe_set(part, all_, arguments.seed) for part, all_ in zip(sets, whole, strict=True)]
-    full = results.get(ladder.full.name)
     report = build_report(
-        facts,
-        described,
-        arguments.max_tokens,
-        [
-            depth_result(depth.to_dict(), results[depth.name], None if depth == ladder.full else full)
-            for depth in depths
-        ],
-        [_schedule_result(schedule, same[schedule.name], results, full) for schedule in schedules],
-        judge.name,
+        facts, described, arguments.max_tokens, *point_results(ladder, depths, schedules, results), judge.name
     )
     _write(arguments, report, results)
     if arguments.json:
@@ -148,14 +141,6 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         print(f"{table(report)}\n\nreport: {arguments.out}")
     return 0
-
-
-def _schedule_result(
-    schedule: Schedule, measured: str, results: dict[str, list[Item]], full: list[Item] | None
-) -> dict[str, Any]:
-    """The results of a schedule, which may be those of another depth or schedule that does the same."""
-    shared = {} if measured == schedule.name else {"same_as": measured}
-    return {**depth_result(schedule.to_dict(), results[measured], full), **shared}
 
 
 def _part(prompts: PromptSet, arguments: argparse.Namespace) -> PromptSet:

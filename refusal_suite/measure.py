@@ -98,12 +98,14 @@ def measure(
     points: Sequence[OperatingPoint],
     max_tokens: int,
     judge: Judge | None = None,
+    *,
+    quiet: bool = False,
 ) -> Iterator[tuple[str, list[Item]]]:
     """For each depth or schedule its name and one item per prompt, in the order of the sets.
 
     A prompt without a picture is asked once for all points that differ in the vision exit only.
 
-    Without a `judge` the rules decide.
+    Without a `judge` the rules decide. `quiet` is for callers that show the progress themselves.
 
     Raises:
         InputError: the bundle can't take a prompt; names its id. BackendError: an engine or the judge failed.
@@ -112,7 +114,7 @@ def measure(
     prompts = [prompt for each in sets for prompt in each.prompts]
     margins = Margins(runtime)
     known: dict[tuple[str, tuple[int, ...]], Item] = {}
-    with tqdm(total=len(prompts) * len(points), unit="answer", disable=None) as progress:
+    with tqdm(total=len(prompts) * len(points), unit="answer", disable=quiet or None) as progress:
         for point in points:
             progress.set_description(point.name)
             places = [(prompt.id, point.operation[1:]) for prompt in prompts]

@@ -6,15 +6,27 @@ import hashlib
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from refusal_suite.judge import INCOHERENT, JUDGE, LABELS, REFUSAL
+from jetson_runtime.ladder import Depth, Ladder, Schedule
+from refusal_suite.judge import INCOHERENT, JUDGE, LABELS, REFUSAL, Verdict
 from refusal_suite.margins import describe_margins, mean_shift
-from refusal_suite.measure import Item
-from refusal_suite.prompts import BENIGN, HARMFUL, PromptSet
+from refusal_suite.measure import same_answers
+from refusal_suite.prompts import BENIGN, HARMFUL, Prompt, PromptSet
 from refusal_suite.statistics import CONFIDENCE, wilson
 
-__all__ = ["RATES", "SCHEMA", "build_report", "depth_result", "describe_set", "table", "without_items"]
+__all__ = [
+    "RATES",
+    "SCHEMA",
+    "Judged",
+    "build_report",
+    "depth_result",
+    "describe_set",
+    "entry",
+    "point_results",
+    "table",
+    "without_items",
+]
 
 SCHEMA = "holdfast/refusals/2"
 
@@ -25,6 +37,34 @@ RATES: dict[str, tuple[str, str]] = {
     "incoherent_harmful": (HARMFUL, INCOHERENT),
     "incoherent_benign": (BENIGN, INCOHERENT),
 }
+
+
+class Judged(Protocol):
+    """A judged answer, whether its text is at hand (`measure.Item`) or only its digest is (a sweep's unit)."""
+
+    @property
+    def prompt(self) -> Prompt:
+        """What was asked."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the judge says."""
+
+    @property
+    def tokens(self) -> int:
+        """The answer's length."""
+
+    @property
+    def finish_reason(self) -> str:
+        """Why it ended."""
+
+    @property
+    def margin(self) -> float | None:
+        """The prompt's margin, where one was taken."""
+
+    @property
+    def sha256(self) -> str:
+        """The answer's digest."""
 
 
 def build_report(
@@ -69,7 +109,7 @@ def describe_set(prompts: PromptSet, whole: PromptSet, seed: int) -> dict[str, A
 
 
 def depth_result(
-    depth: Mapping[str, Any], items: Sequence[Item], reference: Sequence[Item] | None = None
+    depth: Mapping[str, Any], items: Sequence[Judged], reference: Sequence[Judged] | None = None
 ) -> dict[str, Any]:
     """The results at one depth or schedule; `depth` is its entry of the ladder, or the schedule's `to_dict`.
 
@@ -83,8 +123,31 @@ def depth_result(
         "by_category": _grouped(items, lambda item: item.prompt.category),
         "by_image": _grouped(items, lambda item: "without" if item.prompt.image is None else "with"),
         "margins": {kind: _margins(items, reference, kind) for kind in (HARMFUL, BENIGN)},
-        "items": [_entry(item) for item in items],
+        "items": [entry(item) for item in items],
     }
+
+
+def point_results(
+    ladder: Ladder,
+    depths: Sequence[Depth],
+    schedules: Sequence[Schedule],
+    results: Mapping[str, Sequence[Judged]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What a report says of each depth and of each schedule, from the items by name of what was measured.
+
+    A schedule may do the same as another one or a depth; it then has that one's items and says whose.
+    """
+    full = results.get(ladder.full.name)
+    same = same_answers([*depths, *schedules])
+    of_schedules = []
+    for schedule in schedules:
+        measured = same[schedule.name]
+        shared = {} if measured == schedule.name else {"same_as": measured}
+        of_schedules.append({**depth_result(schedule.to_dict(), results[measured], full), **shared})
+    of_depths = [
+        depth_result(depth.to_dict(), results[depth.name], None if depth == ladder.full else full) for depth in depths
+    ]
+    return of_depths, of_schedules
 
 
 def without_items(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,21 +197,21 @@ def _shift_cell(shift: Mapping[str, Any] | None) -> str:
     return "" if shift is None else f"{shift['mean']:+.2f} ({shift['low']:+.2f} to {shift['high']:+.2f})"
 
 
-def _counts(items: Iterable[Item]) -> dict[str, dict[str, int]]:
+def _counts(items: Iterable[Judged]) -> dict[str, dict[str, int]]:
     counts = {kind: dict.fromkeys(LABELS, 0) for kind in (HARMFUL, BENIGN)}
     for item in items:
         counts[item.prompt.kind][item.verdict.label] += 1
     return counts
 
 
-def _rate(items: Sequence[Item], kind: str, label: str) -> dict[str, Any]:
+def _rate(items: Sequence[Judged], kind: str, label: str) -> dict[str, Any]:
     labels = [item.verdict.label for item in items if item.prompt.kind == kind]
     hits, n = labels.count(label), len(labels)
     low, high = wilson(hits, n) if n else (None, None)
     return {"hits": hits, "n": n, "rate": hits / n if n else None, "low": low, "high": high}
 
 
-def _margins(items: Sequence[Item], reference: Sequence[Item] | None, kind: str) -> dict[str, Any]:
+def _margins(items: Sequence[Judged], reference: Sequence[Judged] | None, kind: str) -> dict[str, Any]:
     """The mean margin of the prompts of one kind, and its shift against the reference's."""
     full = {} if reference is None else {item.prompt.id: item.margin for item in reference}
     known = [(item.margin, full.get(item.prompt.id)) for item in items if item.prompt.kind == kind]
@@ -161,14 +224,15 @@ def _margins(items: Sequence[Item], reference: Sequence[Item] | None, kind: str)
     }
 
 
-def _grouped(items: Sequence[Item], key: Callable[[Item], str]) -> dict[str, Any]:
-    groups: dict[str, list[Item]] = {}
+def _grouped(items: Sequence[Judged], key: Callable[[Judged], str]) -> dict[str, Any]:
+    groups: dict[str, list[Judged]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return {name: _counts(members) for name, members in groups.items()}
 
 
-def _entry(item: Item) -> dict[str, Any]:
+def entry(item: Judged) -> dict[str, Any]:
+    """One answer as the report carries it."""
     return {
         "id": item.prompt.id,
         "kind": item.prompt.kind,

@@ -26,6 +26,7 @@ HEAVY = {
     "scipy",
     "safetensors",
     "gguf",
+    "ray",
 }
 
 
