@@ -25,7 +25,7 @@ $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --group dev -e ".[cpu,build,rtx,realign,report,fleet]"
+	$(BIN)/python -m pip install --quiet --group dev -e ".[cpu,build,rtx,realign,report,gate,fleet]"
 	touch $@
 
 clean:
