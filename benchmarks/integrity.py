@@ -22,7 +22,6 @@ from engine_builder.export import export
 from engine_builder.keys import raw_public
 from engine_builder.signing import sign_bundle
 from jetson_runtime import load
-from jetson_runtime.admission import Admissions
 from jetson_runtime.bundle import BOM, ENVELOPE, MANIFEST, open_bundle, seal
 from jetson_runtime.errors import BundleError
 from jetson_runtime.files import sha256_file
@@ -170,6 +169,7 @@ def _signed(bundle: Path) -> Trust:
 
 def _small_bundle(folder: Path) -> Path:
     """Every kind of file that a bundle may hold, in less than a megabyte."""
+    from tests.admitting import verdicts
     from tests.profiles import made_up_profile
     from tests.tiny import KINDS, build_config, save_model, save_processor
 
@@ -180,7 +180,8 @@ def _small_bundle(folder: Path) -> Path:
     export(source, build_config(precision="fp32", target="cpu"), out)
     bundle = open_bundle(out)
     bundle = bundle.with_profile(made_up_profile(bundle), "cpu")
-    bundle = bundle.with_admissions({"depths": []}, Admissions(bundle.manifest.engines_digest, "", {}).to_dict())
+    admitted = verdicts(bundle.manifest.ladder, ("d1", "d2"), bundle.manifest.engines_digest)
+    bundle = bundle.with_admissions({"depths": []}, admitted.to_dict())
     bundle.with_bom(bill_of_materials(bundle))
     return out
 

@@ -12,13 +12,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from admitting import verdicts
 from profiles import made_up_profile
 from signing import NOW, key, raw_public, signed, trust, trusted
 
 from benchmarks.integrity import Flip, flips, undetected
 from engine_builder.bom import bill_of_materials
 from jetson_runtime import load
-from jetson_runtime.admission import Admissions
 from jetson_runtime.bundle import ENVELOPE, MANIFEST, open_bundle
 from jetson_runtime.dsse import PREDICATE_TYPE, STATEMENT_TYPE, Envelope
 from jetson_runtime.errors import BundleError, DigestError, ReleaseError, SignatureError
@@ -35,7 +35,8 @@ def pristine(tiny_bundle: Callable[[str, str], Path], tmp_path_factory: pytest.T
     """Signed by key 1, with everything in it that a bundle may hold."""
     path = Path(shutil.copytree(tiny_bundle("dinov2-llama", "fp32"), tmp_path_factory.mktemp("integrity") / "bundle"))
     bundle = open_bundle(path).with_profile(made_up_profile(open_bundle(path)), "cpu")
-    bundle = bundle.with_admissions({"depths": []}, Admissions(bundle.manifest.engines_digest, "", {}).to_dict())
+    admitted = verdicts(bundle.manifest.ladder, ("d1", "d2"), bundle.manifest.engines_digest)
+    bundle = bundle.with_admissions({"depths": []}, admitted.to_dict())
     bundle.with_bom(bill_of_materials(bundle))
     return signed(path, 1)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from admitting import with_verdicts
 from signing import key, raw_public, signed, trust, trust_file
 
 from jetson_runtime import load
@@ -20,7 +20,7 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture
 def bundle(tiny_bundle: Callable[[str, str], Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_bundle("dinov2-llama", "fp32"), tmp_path / "bundle"))
+    return with_verdicts(tiny_bundle("dinov2-llama", "fp32"), tmp_path / "bundle", "d1", "d2")
 
 
 def test_a_loaded_bundle_names_its_signers(bundle: Path, tmp_path: Path) -> None:
