@@ -31,7 +31,7 @@ def test_simulated_and_exact_shares_agree() -> None:
 
 
 def test_the_simulation_decides_as_the_gate_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soundness, "RUNS", 60)
+    monkeypatch.setattr(soundness, "RUNS", 30)
     sizes = (1, 2, 3) * 14
     requests = [str(number) for number, size in enumerate(sizes) for _ in range(size)]
     rates = (0.10, 0.02)
@@ -41,15 +41,15 @@ def test_the_simulation_decides_as_the_gate_does(monkeypatch: pytest.MonkeyPatch
         here = [i < b_k for size, b_k in zip(sizes, b, strict=True) for i in range(size)]
         there = [b_k <= i < b_k + c_k for size, b_k, c_k in zip(sizes, b, c, strict=True) for i in range(size)]
         admitted += no_worse("x", here, there, requests, 20, 0.05).p <= 0.05
-    assert 0 < admitted < 60
-    assert soundness.clustered(sizes, 0.20, *rates, 0.5)["admitted"] == admitted / 60
+    assert 0 < admitted < 30
+    assert soundness.clustered(sizes, 0.20, *rates, 0.5)["admitted"] == admitted / 30
 
     hits, _ = soundness._draw(np.array(sizes), (0.25, 0.0), 0.5)
     kept = 0
     for row in hits:
         here = [i < hits_k for size, hits_k in zip(sizes, row, strict=True) for i in range(size)]
         kept += at_most("x", here, requests, 25, 0.05).p <= 0.05
-    assert soundness.bounded(sizes, 0.25, 0.5)["admitted"] == kept / 60
+    assert soundness.bounded(sizes, 0.25, 0.5)["admitted"] == kept / 30
 
 
 def test_clusters_are_drawn_with_their_rates_and_correlation(monkeypatch: pytest.MonkeyPatch) -> None:

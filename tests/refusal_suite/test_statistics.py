@@ -7,7 +7,7 @@ import random
 from statistics import NormalDist
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refusal_suite.statistics import (
@@ -101,6 +101,7 @@ def test_the_exact_bound_is_r_s() -> None:
     assert clopper_pearson_upper(7, 7) == 1
 
 
+@settings(deadline=None)  # The first of them imports statsmodels.
 @given(COUNTS, st.sampled_from([0.1, 0.05, 0.01]))
 def test_the_bounds_are_those_of_statsmodels(case: tuple[int, int], alpha: float) -> None:
     proportion = pytest.importorskip("statsmodels.stats.proportion")
@@ -111,6 +112,7 @@ def test_the_bounds_are_those_of_statsmodels(case: tuple[int, int], alpha: float
     assert wilson(hits, n, 1 - alpha) == pytest.approx(theirs, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(COUNTS, st.floats(0.01, 0.6))
 def test_the_chance_of_so_few_is_the_binomial_s(case: tuple[int, int], limit: float) -> None:
     pytest.importorskip("scipy", reason="the extra 'gate' is not installed")
