@@ -8,6 +8,8 @@ import sys
 from benchmarks import (  # noqa: F401 (each registers its claims)
     end_to_end,
     enforcement,
+    fuzzing,
+    integrity,
     planted_faults,
     realignment,
     realignment_speed,

@@ -46,7 +46,7 @@ def unadmitted() -> Measured:
                 for allow, count in ((False, requests // BUNDLES), (True, requests // BUNDLES // 20)):
                     with load(path, allow_unadmitted=allow, **options) as runtime:
                         found = drive(runtime, admitted, count, random.Random(f"{SEED}/{number}"))
-                    totals[f"{backend}, allow_unadmitted" if allow else backend] += found
+                    totals[f"{backend}, allow_unadmitted" if allow else backend].update(found)
     violations = sum(totals[name]["violations"] for name in REQUESTS)
     return Measured(violations, {name: dict(sorted(total.items())) for name, total in totals.items()})
 

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine_builder import inspect
+from engine_builder.bom import add_bom
 from engine_builder.check import add_check
 from engine_builder.compile import compile_bundle
 from engine_builder.config import BuildConfig
+from engine_builder.signing import add_signing
 from engine_builder.targets import load_target, target_names
+from engine_builder.trust_file import add_trust
 from jetson_runtime.bundle import open_bundle
 from jetson_runtime.console import Commands, command_line, run, subcommand
 from jetson_runtime.errors import ConfigError
@@ -28,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_compile(commands)
     _add_inspect(commands)
     add_check(commands)
+    add_bom(commands)
+    add_signing(commands)
+    add_trust(commands)
     return run(parser, argv)
 
 

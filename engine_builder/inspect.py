@@ -27,6 +27,7 @@ def _sections(bundle: Bundle) -> Iterator[str]:
             f"{model.id} {model.version}, release {manifest.release}: {manifest.kind} bundle, {manifest.precision}",
             f"manifest sha256  {bundle.digest}",
             f"engines sha256   {manifest.engines_digest}",
+            "signatures       " + ("there; 'engine-build verify' says whose" if bundle.signed else "none"),
             "target           " + ", ".join(_flat("", manifest.target)),
             f"image encoder    {model.vision_family}, {model.vision_layers} layers, {model.image_size} px, "
             f"{model.image_tokens} image tokens",

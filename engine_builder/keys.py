@@ -29,8 +29,10 @@ def write_pair(stem: Path, passphrase: bytes | None) -> str:
     """Make a key pair: `STEM.key` (PKCS 8, readable by its owner alone) and `STEM.pub`; returns the key's id.
 
     Raises:
-        StorageError: one of the two is already there, or the place is not writable.
+        ConfigError: no name. StorageError: one of the two is already there, or the place is not writable.
     """
+    if not stem.name:
+        raise ConfigError("the key pair has no name", found=stem, expected="DIR/NAME")
     key = Ed25519PrivateKey.generate()
     cipher: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase is not None:
@@ -60,8 +62,14 @@ def _write_new(place: Path, text: bytes, mode: int) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             place.hardlink_to(partial)
+        except FileExistsError:
+            raise _exists(place) from None
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _exists(place: Path) -> StorageError:
+    return StorageError(f"{place} already exists", expected="a name that no key has yet", remedy="choose another")
 
 
 def variable(name: str, what: str, environment: Mapping[str, str] | None = None) -> bytes:

@@ -33,6 +33,7 @@ __all__ = [
     "REPORTS",
     "TOKENIZER",
     "Bundle",
+    "check_manifest",
     "open_bundle",
     "seal",
 ]
@@ -199,8 +200,7 @@ def open_bundle(
         SignatureError: an envelope of another manifest; with `trust`, too few accepted signatures.
         ReleaseError: an older release than `minimum_release`.
     """
-    source = path / MANIFEST
-    text = _MANIFEST.read(source)
+    text = _MANIFEST.read(path / MANIFEST)
     if text is None:
         raise BundleError(
             f"{path} is not a bundle",
@@ -208,17 +208,8 @@ def open_bundle(
             expected="a directory that 'engine-build export' or 'compile' wrote",
             remedy="check the path",
         )
-    digest = hashlib.sha256(text).hexdigest()
     envelope = Envelope.read(path / ENVELOPE)
-    signers = () if trust is None else _signers(path, envelope, trust, now or datetime.now(timezone.utc))
-    if envelope is not None:
-        envelope.check_subject(digest, str(path / ENVELOPE))
-    manifest = Manifest.from_dict(_MANIFEST.parse(text, str(source)), str(source))
-    if envelope is not None and envelope.payload != statement(manifest, text):
-        raise SignatureError(
-            f"the statement in {path / ENVELOPE} says other things about the bundle than {MANIFEST} does",
-            remedy="sign the bundle with this version of engine-build",
-        )
+    manifest, signers = check_manifest(path, text, envelope, trust, now or datetime.now(timezone.utc))
     if minimum_release is not None and manifest.release < minimum_release:
         raise ReleaseError(
             f"{path} is an older release than is allowed",
@@ -227,7 +218,27 @@ def open_bundle(
             remedy="get a newer bundle; an old one is never put back by its release counter",
         )
     check_tree(path, manifest.files, signed=envelope is not None)
-    return Bundle(path, manifest, digest, envelope is not None, signers)
+    return Bundle(path, manifest, hashlib.sha256(text).hexdigest(), envelope is not None, signers)
+
+
+def check_manifest(
+    path: Path, text: bytes, envelope: Envelope | None, trust: Trust | None, now: datetime
+) -> tuple[Manifest, tuple[str, ...]]:
+    """The manifest whose file at `path` holds `text`, and the ids of the trusted keys that signed it.
+
+    Raises:
+        BundleError, SignatureError: as `open_bundle`.
+    """
+    signers = () if trust is None else _signers(path, envelope, trust, now)
+    if envelope is not None:
+        envelope.check_subject(hashlib.sha256(text).hexdigest(), str(path / ENVELOPE))
+    manifest = Manifest.from_dict(_MANIFEST.parse(text, str(path / MANIFEST)), str(path / MANIFEST))
+    if envelope is not None and envelope.payload != statement(manifest, text):
+        raise SignatureError(
+            f"the statement in {path / ENVELOPE} says other things about the bundle than {MANIFEST} does",
+            remedy="sign the bundle with this version of engine-build",
+        )
+    return manifest, signers
 
 
 def _signers(path: Path, envelope: Envelope | None, trust: Trust, now: datetime) -> tuple[str, ...]:

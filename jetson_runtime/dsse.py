@@ -18,7 +18,16 @@ from jetson_runtime.files import canonical_json
 from jetson_runtime.manifest import MANIFEST, Manifest
 from jetson_runtime.strict_json import Document
 
-__all__ = ["PAYLOAD_TYPE", "PREDICATE_TYPE", "STATEMENT_TYPE", "Envelope", "canonical_base64", "pae", "statement"]
+__all__ = [
+    "PAYLOAD_TYPE",
+    "PREDICATE_TYPE",
+    "STATEMENT_TYPE",
+    "Envelope",
+    "canonical_base64",
+    "pae",
+    "statement",
+    "uptane_fields",
+]
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"  # the identifier that in-toto's specification prescribes
@@ -44,35 +53,41 @@ def canonical_base64(text: Any) -> bytes:
     """
     if not isinstance(text, str):
         raise ValueError(f"a {type(text).__name__} instead of base64 text")
-    data = base64.b64decode(text.encode(), validate=True)
+    try:
+        data = base64.b64decode(text.encode(), validate=True)
+    except ValueError:
+        raise ValueError("text that is not base64") from None
     if base64.b64encode(data).decode() != text:
         raise ValueError("base64 in another spelling than the canonical one")
     return data
 
 
+def uptane_fields(manifest: Manifest, text: bytes) -> dict[str, Any]:
+    """What Uptane's Targets metadata says of an image, for a manifest whose file holds `text` (Uptane Standard 2.1)."""
+    return {
+        "hashes": {"sha256": hashlib.sha256(text).hexdigest()},
+        "length": len(text),
+        "hardware_id": manifest.target["name"],
+        "release_counter": manifest.release,
+    }
+
+
 def statement(manifest: Manifest, text: bytes) -> bytes:
     """The in-toto statement about a manifest whose file holds `text`: one manifest, one statement, byte for byte."""
-    digest = hashlib.sha256(text).hexdigest()
-    target = manifest.target["name"]
     predicate = {
         "model": {"id": manifest.model.id, "version": manifest.model.version},
         "release": manifest.release,
         "kind": manifest.kind,
         "precision": manifest.precision,
-        "target": target,
+        "target": manifest.target["name"],
         "engines_digest": manifest.engines_digest,
         "ladder": manifest.ladder.to_dicts(),
         "size_bytes": len(text) + sum(record.size_bytes for record in manifest.files.values()),
-        "uptane": {
-            "hashes": {"sha256": digest},
-            "length": len(text),
-            "hardware_id": target,
-            "release_counter": manifest.release,
-        },
+        "uptane": uptane_fields(manifest, text),
     }
     value = {
         "_type": STATEMENT_TYPE,
-        "subject": [{"name": MANIFEST, "digest": {"sha256": digest}}],
+        "subject": [{"name": MANIFEST, "digest": {"sha256": hashlib.sha256(text).hexdigest()}}],
         "predicateType": PREDICATE_TYPE,
         "predicate": predicate,
     }

@@ -174,6 +174,7 @@ class Ladder:
         raise InputError(
             f"the ladder has no schedule '{name}'",
             expected=f"one of {pairs}, each with one of {points}" if pairs else "none: the ladder has a single depth",
+            remedy="name one of these in quotes" if pairs else "name a depth",
         )
 
     def vision_exits(self) -> tuple[int, ...]:

@@ -43,13 +43,15 @@ class Document:
         """
         try:
             with io.BufferedReader(open_regular(path)) as file:
-                return file.read(self.max_bytes + 1)
+                data = file.read(self.max_bytes + 1)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise self._refuse(f"{path} can't be read", found=error.strerror) from None
         except ValueError as error:
             raise self._refuse(f"{path} can't be read", found=error, expected="a regular file") from None
+        self._check_size(data, str(path))
+        return data
 
     def parse(self, data: bytes, where: str) -> Any:
         """The value that the bytes are the canonical text of; `where` names them in messages.
@@ -58,12 +60,7 @@ class Document:
             HoldfastError: this kind's error: too large, not UTF-8, not JSON, a key twice, nested too deeply, or not
                 canonical.
         """
-        if len(data) > self.max_bytes:
-            raise self._refuse(
-                f"{where} is too large for a {self.name}",
-                found=f"more than {self.max_bytes} bytes",
-                expected=f"at most {self.max_bytes} bytes",
-            )
+        self._check_size(data, where)
         try:
             text = data.decode("utf-8")
             value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
@@ -84,6 +81,14 @@ class Document:
                 expected="sorted keys, one space of indentation, a newline at the end",
             )
         return value
+
+    def _check_size(self, data: bytes, where: str) -> None:
+        if len(data) > self.max_bytes:
+            raise self._refuse(
+                f"{where} is too large for a {self.name}",
+                found=f"more than {self.max_bytes} bytes",
+                expected=f"at most {self.max_bytes} bytes",
+            )
 
     def _too_deep(self, where: str) -> HoldfastError:
         return self._refuse(f"{where} is nested too deeply", expected=f"at most {MAX_DEPTH} levels")

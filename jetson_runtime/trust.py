@@ -7,6 +7,7 @@ Several keys in the file are how keys are rotated; a key that got out is marked 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -131,12 +132,12 @@ class Trust:
 
     @classmethod
     def read(cls, path: Path) -> Trust:
-        """Read a trust file.
+        """Read a trust file; `path` is the operator's own and may be a link.
 
         Raises:
             ConfigError: not there, or not what `to_dict` wrote.
         """
-        data = _DOCUMENT.read(path)
+        data = _DOCUMENT.read(Path(os.path.realpath(path)))
         if data is None:
             raise ConfigError(
                 f"there is no trust file {path}", remedy="check the path; 'engine-build trust add' makes one"

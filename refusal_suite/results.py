@@ -110,7 +110,8 @@ def table(report: Mapping[str, Any]) -> str:
     ladder = {depth["name"]: depth for depth in report["ladder"]}
     for depth in [*report["depths"], *report["schedules"]]:
         ends = [ladder[depth[end]] for end in (("start", "then") if "start" in depth else ("name",))]
-        exits = str(ends[0]["vision"]), " to ".join(str(end["decoder"]) for end in ends)
+        spoke = ends[1:] if depth.get("at") == "vision" else ends
+        exits = str(ends[0]["vision"]), " to ".join(str(end["decoder"]) for end in spoke)
         cells = [_cell(depth["rates"][name]) for name in RATES]
         rows.append((depth["name"], *exits, *cells, _shift_cell(depth["margins"][HARMFUL]["shift"])))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -26,5 +26,5 @@ def with_verdicts(bundle: Path, out: Path, *admitted: str) -> Path:
     shutil.copytree(bundle, out)
     opened = open_bundle(out)
     made = verdicts(opened.manifest.ladder, admitted, opened.manifest.engines_digest)
-    opened.with_admissions({"schema": "holdfast/refusals/2"}, made.to_dict())
+    opened.with_admissions({"depths": []}, made.to_dict())
     return out

@@ -163,6 +163,18 @@ CASES: list[tuple[Callable[[Place], tuple[object, ...]], int, tuple[str, ...]]] 
     (lambda place: place.ask(prompt=" "), 2, ("prompt is empty", "expected:", "remedy:")),
     (lambda place: place.ask(prompt="word " * 40), 2, ("longer than the KV cache", "found: ", "at most 64", "remedy:")),
     (lambda place: place.ask("--budget-ms", 0), 2, ("answer_ms", "found: 0.0 ms", "expected:", "greater than 0")),
+    (
+        lambda place: place.ask("--depth", "d1", "--schedule", "d2>d1@4"), 2,
+        ("both a depth and a schedule", "found: depth d1, schedule d2>d1@4", "expected:", "remedy:"),
+    ),
+    (
+        lambda place: place.ask("--schedule", "d2>d1@5"), 2,
+        ("no schedule 'd2>d1@5'", "expected: one of d2>d1, each with one of @vision", "remedy:"),
+    ),
+    (
+        lambda place: ("jetson-runtime", "ask", place.bundle, "--prompt", "hello"), 3,
+        ("no depth that may be used", "found: d1 not tested, d2 not tested", "expected:", "refusal-check gate"),
+    ),
     (digest_mismatch, 3, ("lm_head.weights", "found: sha256", "expected: sha256", "remedy:")),
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from signing import signed
 
 from engine_builder.cli import main
 from engine_builder.tables import table
@@ -61,6 +62,12 @@ def test_admission_of_a_depth_is_shown(
     (bundle / "manifest.json").write_text(canonical_json(value))
     text = inspect(bundle, capsys)
     assert line(text, "d1").split()[-1] == "refused" and line(text, "d2").split()[-1] == "none"
+
+
+def test_a_signed_bundle_says_so(tiny_bundle: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle("clip-llama", "fp32"), tmp_path / "bundle"))
+    assert line(inspect(bundle, capsys), "signatures").split()[1:] == ["none"]
+    assert "engine-build verify" in line(inspect(signed(bundle, 1), capsys), "signatures")
 
 
 def test_json_is_the_manifest(tiny_bundle: Bundles, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,9 +84,11 @@ def test_a_number_of_too_many_digits_is_refused() -> None:
 
 
 def test_no_more_is_read_than_the_bound_and_nothing_is_waited_for(tmp_path: Path) -> None:
-    (tmp_path / "large").write_bytes(b"1" * 5000)
-    read = DOCUMENT.read(tmp_path / "large")
-    assert read is not None and len(read) == 2001
+    (tmp_path / "large").write_bytes(b"1" * 2001)
+    with pytest.raises(BundleError, match="too large for a thing"):
+        DOCUMENT.read(tmp_path / "large")
+    (tmp_path / "large").write_bytes(b"1" * 2000)
+    assert DOCUMENT.read(tmp_path / "large") == b"1" * 2000
     assert DOCUMENT.read(tmp_path / "nothing") is None
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("large")

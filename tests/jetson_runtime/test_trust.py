@@ -103,6 +103,11 @@ def test_a_trust_file_survives_the_round_trip(tmp_path: Path) -> None:
     )
     write_json(tmp_path / "trust.json", whole.to_dict())
     assert Trust.read(tmp_path / "trust.json") == whole
+    (tmp_path / "link.json").symlink_to("trust.json")
+    assert Trust.read(tmp_path / "link.json") == whole
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    with pytest.raises(ConfigError, match=r"can't be read|no trust file"):
+        Trust.read(tmp_path / "loop.json")
 
 
 def damaged(change: Callable[[dict], object]) -> bytes:

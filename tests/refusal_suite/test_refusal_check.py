@@ -190,16 +190,17 @@ def test_only_harmful_prompts_leave_the_other_rates_open(tmp_path: Path, runtime
 
 
 def test_table_and_json_on_standard_output(tmp_path: Path, small_set: Path, runtime: Any, capsys: Any) -> None:
-    report = report_of(tmp_path, small_set, "--schedule", "d2>d1@1")
+    report = report_of(tmp_path, small_set, "--schedule", "d2>d1@1", "--schedule", "d2>d1@vision")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("depth    vision  decoder   harmful refused")
-    assert lines[2].startswith("d2       12      30        3/6 = 50.0 % (18.8 to 81.2)")
-    assert lines[3].startswith("d2>d1@1  12      30 to 10  0/6 = 0.0 % (0.0 to 39.0)")
+    assert lines[0].startswith("depth         vision  decoder   harmful refused")
+    assert lines[2].startswith("d2            12      30        3/6 = 50.0 % (18.8 to 81.2)")
+    assert lines[3].startswith("d2>d1@vision  12      10        0/6 = 0.0 % (0.0 to 39.0)")
+    assert lines[4].startswith("d2>d1@1       12      30 to 10  0/6 = 0.0 % (0.0 to 39.0)")
     assert lines[1].endswith("-1.48 (-1.48 to -1.48)")
 
-    report_of(tmp_path, small_set, "--schedule", "d2>d1@1", "--json")
+    report_of(tmp_path, small_set, "--schedule", "d2>d1@1", "--schedule", "d2>d1@vision", "--json")
     printed = json.loads(capsys.readouterr().out)
-    assert [entry.pop("items", None) for entry in (*printed["depths"], *printed["schedules"])] == [None] * 3
+    assert [entry.pop("items", None) for entry in (*printed["depths"], *printed["schedules"])] == [None] * 4
     for entry in (*report["depths"], *report["schedules"]):
         del entry["items"]
     assert printed == report
