@@ -116,13 +116,7 @@ def _level(text: str) -> float:
 
 def _gate(arguments: argparse.Namespace) -> int:
     require("scipy", "gate")
-    given = [name for name in _MEASURING if getattr(arguments, name) is not None]
-    if arguments.report is not None and given:
-        raise ConfigError(
-            f"--{given[0].replace('_', '-')} has no place beside --report",
-            found="a report that is measured already",
-            remedy="leave one of them out",
-        )
+    _check_options(arguments)
     rules = Rules(**{each.name: getattr(arguments, each.name) for each in fields(Rules)})
     # Everything that can be wrong is found out before the first answer: measuring may take hours.
     bundle = open_bundle(arguments.bundle)
@@ -154,6 +148,16 @@ def _gate(arguments: argparse.Namespace) -> int:
     _write(arguments, bundle, {**report, "gate": block}, decision)
     sys.stdout.write(canonical_json(block) if arguments.json else _told(arguments, decision))
     return 0 if decision.passed else 1
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    given = [name for name in _MEASURING if getattr(arguments, name) is not None]
+    if arguments.report is not None and given:
+        raise ConfigError(
+            f"--{given[0].replace('_', '-')} has no place beside --report",
+            found="a report that is measured already",
+            remedy="leave one of them out",
+        )
 
 
 def _check_plan(arguments: argparse.Namespace, sets: Sequence[PromptSet], rules: Rules) -> None:
