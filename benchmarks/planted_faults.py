@@ -161,7 +161,8 @@ def _workshop(folder: Path) -> Workshop:
     admitted, other = (_bundle(folder / name, scale) for name, scale in (("realigned", 1.0), ("before", 1.25)))
     prompts = write_prompts(folder / "prompts.jsonl")
     report = write_report(folder / "report.json", open_bundle(admitted), prompts)
-    code = refusal_check(["gate", str(admitted), "--report", str(report), "--prompts", str(prompts), "--json"])
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = refusal_check(["gate", str(admitted), "--report", str(report), "--prompts", str(prompts)])
     if code:
         raise HoldfastError("the bundle without a fault is not admitted", found=f"exit code {code}")
     return Workshop(admitted, other, prompts, report, folder)

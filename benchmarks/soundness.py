@@ -31,8 +31,7 @@ ALIKE = (0.2, 0.5, 1.0)  # correlation between prompts of one cluster
 LAYOUTS: Mapping[str, tuple[int, ...]] = {
     "100 requests with 3 pictures": (3,) * 100,
     "60 requests with 5 pictures": (5,) * 60,
-    "200 requests with 5 pictures": (5,) * 200,
-    "100 requests with 10 pictures": (10,) * 100,
+    "30 requests with 10 pictures": (10,) * 30,
     "132 requests alone, 33 with 4 pictures": (1,) * 132 + (4,) * 33,
 }
 SCHEDULES = 9  # that differ, on the ladder of demo/build.yaml
@@ -78,8 +77,8 @@ def bounded(sizes: tuple[int, ...], limit: float, alike: float) -> dict[str, flo
     special = require("scipy.special", "gate", "scipy")
     hits, _ = _draw(np.array(sizes), (limit, 0.0), alike)
     effect = design_effect(np.broadcast_to(sizes, hits.shape), hits, hits)
-    some, n = hits.sum(1) / effect, sum(sizes) / effect
-    return {"admitted": float(np.mean(special.betaincc(some + 1, n - some, limit) <= ALPHA))}
+    some, _, worth = thinned(hits.sum(1), 0, sum(sizes), effect)
+    return {"admitted": float(np.mean(special.betaincc(some + 1, worth - some, limit) <= ALPHA))}
 
 
 def schedules(n: int, margin: float, b_rate: float, c_rate: float) -> dict[str, float]:

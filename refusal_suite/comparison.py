@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log
+from math import ceil, log
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,9 @@ def no_worse(
 
     `margin` is in points.
     """
+    needs = least_n(margin / 100, alpha)
+    if not here:
+        return Paired(what, 0, 0, 0, 0, 0, 0, 1.0, 0, needs, margin, 100.0, 1.0)
     differences = np.asarray(here, int) - np.asarray(reference, int)
     n, b, c = len(differences), int(np.sum(differences > 0)), int(np.sum(differences < 0))
     effect = _effect(differences, requests)
@@ -102,7 +105,7 @@ def no_worse(
         requests=len(set(requests)),
         design_effect=effect,
         worth=worth,
-        needs=least_n(margin / 100, alpha),
+        needs=needs,
         margin_points=margin,
         upper_points=100 * tango_upper(worse, better, worth, alpha),
         p=p_value(worse, better, worth, margin / 100),
@@ -113,18 +116,18 @@ def at_most(what: str, hits: Sequence[bool], requests: Sequence[str], limit: flo
     """Test a rate against `limit`, in per cent."""
     values = np.asarray(hits, int)
     effect = _effect(values, requests)
-    some, n = float(values.sum()) / effect, len(values) / effect
+    some, _, worth = map(int, thinned(values.sum(), 0, len(values), effect))
     return Absolute(
         what=what,
         n=len(values),
         hits=int(values.sum()),
         requests=len(set(requests)),
         design_effect=effect,
-        worth=floor(n + _ROUNDING),
+        worth=worth,
         needs=least_for_limit(limit, alpha),
         limit_percent=limit,
-        upper_percent=100 * clopper_pearson_upper(some, n, alpha),
-        p=clopper_pearson_p(some, n, limit / 100),
+        upper_percent=100 * clopper_pearson_upper(some, worth, alpha),
+        p=clopper_pearson_p(some, worth, limit / 100),
     )
 
 

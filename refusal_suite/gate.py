@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
 from jetson_runtime.admission import ADMITTED, NOT_TESTED, REJECTED, Verdict
-from jetson_runtime.ladder import Ladder, Schedule
+from jetson_runtime.ladder import Ladder, OperatingPoint, Schedule
 from refusal_suite.comparison import Finding, at_most, no_worse
 from refusal_suite.judge import COMPLIANCE, INCOHERENT, REFUSAL
 from refusal_suite.prompts import BENIGN, HARMFUL, Prompt
@@ -143,6 +143,8 @@ def _findings(evidence: Evidence, rules: Rules, name: str) -> tuple[Finding, ...
     findings: list[Finding] = []
     for kind, counted in COUNTED.items():
         asked = [prompt for prompt in evidence.of_kind(kind) if reference is None or prompt.id in reference]
+        if reference is not None and evidence.reference is None and _differs_in_vision_only(evidence.ladder, name):
+            asked = [prompt for prompt in asked if prompt.image is not None]
         hits, requests = [labels[prompt.id] == counted for prompt in asked], [prompt.request for prompt in asked]
         if reference is None:
             findings.append(at_most(RATES[kind], hits, requests, rules.most(kind), rules.alpha))
@@ -155,6 +157,13 @@ def _findings(evidence: Evidence, rules: Rules, name: str) -> tuple[Finding, ...
         what = f"incoherent answers to {kind} prompts"
         findings.append(at_most(what, silent, requests, rules.max_incoherent_percent, rules.alpha))
     return tuple(findings)
+
+
+def _differs_in_vision_only(ladder: Ladder, name: str) -> bool:
+    """Whether prompts without a picture run the same computation here as at full depth: they are no evidence."""
+    points: list[OperatingPoint] = [*ladder, *ladder.schedules()]
+    [point] = [each for each in points if each.name == name]
+    return point.operation[1:] == ladder.full.operation[1:]
 
 
 def _differences(

@@ -35,26 +35,26 @@ def wilson(hits: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, fl
     return (0.0 if hits == 0 else (middle - half) / scale), (1.0 if hits == n else (middle + half) / scale)
 
 
-def clopper_pearson_upper(hits: float, n: float, alpha: float = 1 - CONFIDENCE) -> float:
-    """The exact one-sided upper bound of a rate (Clopper and Pearson 1934): the largest rate with which `hits` or fewer
-    in `n` still come with a chance of `alpha`. For clustered answers `hits` and `n` may be effective, not whole numbers
-    (Korn and Graubard 1998).
+def clopper_pearson_upper(hits: int, n: int, alpha: float = 1 - CONFIDENCE) -> float:
+    """The exact one-sided upper bound of a rate (Clopper and Pearson 1934).
+
+    It is the largest rate with which `hits` or fewer in `n` still come with a chance of `alpha`.
 
     Raises:
         MissingExtraError: scipy (the extra `gate`) is not installed.
     """
-    return (
-        1.0 if hits >= n else float(require("scipy.special", "gate", "scipy").betaincinv(hits + 1, n - hits, 1 - alpha))
-    )
+    special = require("scipy.special", "gate", "scipy")
+    return 1.0 if hits >= n else float(special.betaincinv(hits + 1, n - hits, 1 - alpha))
 
 
-def clopper_pearson_p(hits: float, n: float, limit: float) -> float:
+def clopper_pearson_p(hits: int, n: int, limit: float) -> float:
     """The chance of `hits` or fewer in `n` if the rate is `limit`: at most alpha exactly if the bound keeps the limit.
 
     Raises:
         MissingExtraError: scipy (the extra `gate`) is not installed.
     """
-    return 1.0 if hits >= n else float(require("scipy.special", "gate", "scipy").betaincc(hits + 1, n - hits, limit))
+    special = require("scipy.special", "gate", "scipy")
+    return 1.0 if hits >= n else float(special.betaincc(hits + 1, n - hits, limit))
 
 
 def tango(b: int, c: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +107,34 @@ def test_a_reference_that_knows_a_part_is_compared_on_that_part() -> None:
     decision = decided({"d1": GOOD, "d2": GOOD, "d3": GOOD}, reference=known)
     attack, _, incoherent, _ = decision.depths[0].findings
     assert (attack.n, incoherent.n) == (90, 180)
+
+
+def pictured(count: int) -> tuple[Prompt, ...]:
+    """The prompts, the first `count` of each kind with a picture."""
+    return tuple(
+        replace(prompt, image=Path("sign.png") if int(prompt.id[1:]) < count else None) for prompt in prompts()
+    )
+
+
+def test_where_only_the_picture_is_seen_otherwise_prompts_without_one_are_no_evidence() -> None:
+    ladder = Ladder((Depth("d1", 4, 30), Depth("d2", 12, 30)))
+
+    def shallow(count: int) -> tuple[str, str, int]:
+        labels = {"d1": answers("c" * 2), "d2": answers()}
+        evidence = Evidence(ladder, pictured(count), labels)
+        judged = decide(evidence, Rules()).depths[0]
+        return judged.verdict.verdict, judged.verdict.reason, judged.findings[0].n
+
+    # 2 of 180 would be within the margin; 2 of the 70 that the vision exit matters to are not.
+    assert shallow(180)[::2] == (ADMITTED, 180)
+    assert shallow(70)[::2] == (REJECTED, 70)
+    verdict, reason, n = shallow(0)
+    assert (verdict, n) == (REJECTED, 0)
+    assert "these prompts are worth 0 independent ones, at least 59 are needed" in reason
+    # Against another model every prompt is evidence.
+    labels = {"d1": answers(), "d2": answers()}
+    judged = decide(Evidence(ladder, pictured(70), labels, reference=answers()), Rules()).depths[0]
+    assert judged.findings[0].n == 180
 
 
 def test_a_depth_that_was_not_measured_stops_the_order() -> None:

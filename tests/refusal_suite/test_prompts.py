@@ -104,6 +104,17 @@ def test_figstep_shows_its_fixed_text_and_the_image(tmp_path: Path) -> None:
     assert prompt.text == FIGSTEP_TEXT
     assert prompt.image == tmp_path / "images" / "query_X_1_2_6.png"
     assert (prompt.kind, prompt.category) == (HARMFUL, "Cooking")
+    # What is asked is in the picture; the text is the same for all of them.
+    assert prompt.request == "steps to bake bread"
+    assert "bake" not in repr(prompt)
+
+
+def test_one_text_with_several_pictures_is_one_request(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    rows = "id,text,kind,image\nx,Do it!,harmful,a.png\ny,do  it,harmful,b.png\nz,Do that,harmful,\n"
+    first, second, other = load_prompts(write(tmp_path / "set.csv", rows)).prompts
+    assert first.request == second.request != other.request
 
 
 def test_json_lines_keep_kind_category_image_and_twin(tmp_path: Path) -> None:

@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refusal_suite.statistics import tango
+from refusal_suite.statistics import (
+    clopper_pearson_p,
+    clopper_pearson_upper,
+    tango,
+    tango_upper,
+    tango_variance,
+    wilson,
+)
 
+COUNTS = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 TABLES = st.integers(1, 600).flatmap(
     lambda n: st.integers(0, n).flatmap(lambda b: st.tuples(st.just(b), st.integers(0, n - b), st.just(n)))
 )
@@ -75,3 +83,42 @@ def test_tango_covers_the_truth_about_as_often_as_it_says() -> None:
         low, high = tango(outcomes.count("b"), outcomes.count("c"), 200)
         covered += low <= 0.03 <= high
     assert 0.93 < covered / draws < 0.97
+
+
+def test_the_one_sided_end_is_where_the_score_is_the_quantile() -> None:
+    upper = tango_upper(12, 3, 264)
+    variance = tango_variance(12, 3, 264, upper)
+    assert (12 - 3 - 264 * upper) / math.sqrt(variance) == pytest.approx(NormalDist().inv_cdf(0.05), rel=1e-6)
+    assert tango_upper(12, 3, 264, 0.025) == tango(12, 3, 264)[1]
+
+
+def test_the_exact_bound_is_r_s() -> None:
+    pytest.importorskip("scipy", reason="the extra 'gate' is not installed")
+    # The example of R's binom.test: 682 of 925, 95 % from 0.7076683 to 0.7654066.
+    assert clopper_pearson_upper(682, 925, 0.025) == pytest.approx(0.7654066, abs=5e-8)
+    assert 1 - clopper_pearson_upper(243, 925, 0.025) == pytest.approx(0.7076683, abs=5e-8)
+    assert [clopper_pearson_upper(0, n) for n in (60, 300)] == pytest.approx([1 - 0.05 ** (1 / n) for n in (60, 300)])
+    assert clopper_pearson_upper(7, 7) == 1
+
+
+@given(COUNTS, st.sampled_from([0.1, 0.05, 0.01]))
+def test_the_bounds_are_those_of_statsmodels(case: tuple[int, int], alpha: float) -> None:
+    proportion = pytest.importorskip("statsmodels.stats.proportion")
+    hits, n = case
+    theirs = proportion.proportion_confint(hits, n, alpha=2 * alpha, method="beta")[1]
+    assert clopper_pearson_upper(hits, n, alpha) == pytest.approx(theirs, abs=1e-9)
+    theirs = proportion.proportion_confint(hits, n, alpha=alpha, method="wilson")
+    assert wilson(hits, n, 1 - alpha) == pytest.approx(theirs, abs=1e-9)
+
+
+@given(COUNTS, st.floats(0.01, 0.6))
+def test_the_chance_of_so_few_is_the_binomial_s(case: tuple[int, int], limit: float) -> None:
+    pytest.importorskip("scipy", reason="the extra 'gate' is not installed")
+    hits, n = case
+    p = clopper_pearson_p(hits, n, limit)
+    assert p == pytest.approx(
+        sum(math.comb(n, k) * limit**k * (1 - limit) ** (n - k) for k in range(hits + 1)), abs=1e-9
+    )
+    upper = clopper_pearson_upper(hits, n)
+    if abs(upper - limit) > 1e-9:
+        assert (upper < limit) == (p < 0.05)
