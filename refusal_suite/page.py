@@ -246,8 +246,8 @@ def _context(inputs: Inputs) -> dict[str, Any]:
         "questions": answers_view(inputs.questions),
         "accuracy": None if inputs.accuracy is None else accuracy_view(inputs.accuracy, manifest.ladder),
         "status": status,
-        "gates": [view for report in judged if (view := gate_view(report)) is not None],
-        "shifts": [view for report in judged[:1] if (view := shifts_view(report)) is not None],
+        "gate": next((view for report in judged if (view := gate_view(report)) is not None), None),
+        "shifts": next((view for report in judged if (view := shifts_view(report)) is not None), None),
         "refusals": [refusals_view(report, manifest.engines_digest) for report in inputs.refusals],
         "comparison": None if inputs.pair is None else pair_view(inputs.pair),
         "not_run": [
