@@ -18,13 +18,14 @@ SCHEMA = "holdfast/gate/1"
 class Bound:
     """One finding: an estimate, its one-sided upper bound, and the limit that the bound must keep.
 
-    `paired` are differences to the reference in points, the others are rates in per cent. `n` prompts stand behind it.
+    `paired` are differences to the reference in points, the others are rates in per cent. `n` prompts stand behind it;
+    where there is none, nothing was counted and the estimate is None.
     """
 
     what: str
     paired: bool
     n: int
-    estimate: float
+    estimate: float | None
     upper: float
     limit: float
 
@@ -35,9 +36,9 @@ class Bound:
         hits = int(value["hits"]) - (int(value["reference_hits"]) if paired else 0)
         names = ("upper_points", "margin_points") if paired else ("upper_percent", "limit_percent")
         upper, limit = (float(value[name]) for name in names)
-        if n < 1 or not (isfinite(upper) and isfinite(limit)):
+        if n < 0 or not (isfinite(upper) and isfinite(limit)):
             raise ValueError(f"a finding on {n} prompts with bound {upper} and limit {limit}")
-        return cls(str(value["what"]), paired, n, 100 * hits / n, upper, limit)
+        return cls(str(value["what"]), paired, n, 100 * hits / n if n else None, upper, limit)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,21 +246,26 @@ def _context(inputs: Inputs) -> dict[str, Any]:
         "questions": answers_view(inputs.questions),
         "accuracy": None if inputs.accuracy is None else accuracy_view(inputs.accuracy, manifest.ladder),
         "status": status,
-        "gates": [view for report in judged if (view := gate_view(report)) is not None],
-        "shifts": [view for report in judged[:1] if (view := shifts_view(report)) is not None],
+        "gate": next((view for report in judged if (view := gate_view(report)) is not None), None),
+        "shifts": next((view for report in judged if (view := shifts_view(report)) is not None), None),
         "refusals": [refusals_view(report, manifest.engines_digest) for report in inputs.refusals],
         "comparison": None if inputs.pair is None else pair_view(inputs.pair),
-        "not_run": [
-            *page_summary.not_run(bundle, every, inputs.engines, inputs.refusals, inputs.not_run),
-            *gate_not_run(bundle, judged),
-            *([] if inputs.accuracy is None else page_summary.accuracy_not_run(manifest)),
-            *([] if inputs.pair is None else pair_not_run(inputs.pair, manifest.ladder)),
-        ],
+        "not_run": list(_not_run(inputs, every, judged)),
         "provenance": [
             *page_summary.provenance(bundle, compiled, every, inputs.files),
             *([] if inputs.pair is None else pair_digests(inputs.pair)),
         ],
     }
+
+
+def _not_run(inputs: Inputs, profiles: Mapping[str, LatencyProfile], judged: Sequence[RefusalReport]) -> Iterator[str]:
+    bundle = inputs.bundle
+    yield from page_summary.not_run(bundle, profiles, inputs.engines, inputs.refusals, inputs.not_run)
+    yield from gate_not_run(bundle, judged)
+    if inputs.accuracy is not None:
+        yield from page_summary.accuracy_not_run(bundle.manifest)
+    if inputs.pair is not None:
+        yield from pair_not_run(inputs.pair, bundle.manifest.ladder)
 
 
 def _label(manifest: Manifest) -> str:

@@ -111,6 +111,8 @@ def _forest_row(judged: Judged, bound: Bound | None, paired: bool) -> ForestRow:
         return ForestRow(judged.name, None, words="not tested")
     if bound.paired != paired:
         return ForestRow(judged.name, None, words=f"the reference: at most {bound.upper:.1f}\u00a0%")
+    if bound.estimate is None:
+        return ForestRow(judged.name, None, words="no prompt tells it from the reference")
     return ForestRow(judged.name, bound.estimate, None, bound.upper, bound.upper <= bound.limit)
 
 

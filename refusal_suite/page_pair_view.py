@@ -99,8 +99,8 @@ def pair_not_run(pair: Pair, ladder: Ladder) -> Iterator[str]:
                 "measured here."
             )
     yield (
-        "Before and after have an interval each; no test compares them prompt by prompt, and a difference within the "
-        "intervals shows nothing."
+        "Before and after have an interval each, and a difference within the intervals shows nothing. What tests them "
+        "prompt by prompt is 'refusal-check compare'."
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["pytest_addoption", "pytest_collection_modifyitems"]
+__all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,6 +36,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--bundle-backend", default="onnxruntime", metavar="NAME", help="with --bundle-run, the backend that runs it"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse options that would do nothing."""
+    for option, needed in (
+        ("--bundle-trust", "--bundle"), ("--bundle-depth", "--bundle"), ("--bundle-run", "--bundle"),
+        ("--bundle-prompts", "--bundle-run"),
+    ):  # fmt: skip
+        if config.getoption(option) and not config.getoption(needed):
+            raise pytest.UsageError(f"{option} says nothing without {needed}")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -k, -m and --deselect choose

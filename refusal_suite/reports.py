@@ -165,40 +165,44 @@ def read_refusals(path: Path) -> RefusalReport:
     try:
         if value["schema"] != SCHEMA:
             raise ValueError(f"schema {value['schema']!r}")
-        bundle, interval = value["bundle"], value["interval"]
-        sets = [(each["name"], each["sha256"], each["n"], each["sample"]) for each in value["prompt_sets"]]
-        report = RefusalReport(
-            file=path.name,
-            model=f"{bundle['model']['id']} {bundle['model']['version']}",
-            bundle_digest=bundle["bundle_digest"],
-            engines_digest=bundle["engines_digest"],
-            backend=value["backend"],
-            judge=value["judge"],
-            max_tokens=value["max_tokens"],
-            interval=f"{interval['method']}, {100 * interval['confidence']:g}\u00a0%",
-            confidence=float(interval["confidence"]),
-            sets=tuple(
-                f"{name}: {n[HARMFUL]} harmful, {n[BENIGN]} benign (sha256 {sha[:12]}…)" for name, sha, n, _ in sets
-            ),
-            set_digests=tuple((name, sha) for name, sha, _, _ in sets),
-            samples=tuple(
-                f"{part['n']} of the {part['of']} prompts of {name}" for name, _, _, part in sets if part is not None
-            ),
-            depths=tuple(
-                DepthRefusals(**_point(each), vision=int(each["vision"]), decoder=int(each["decoder"]))
-                for each in value["depths"]
-            ),
-            schedules=tuple(
-                ScheduleRefusals(**_point(each), start=str(each["start"]), then=str(each["then"]), at=str(each["at"]))
-                for each in value["schedules"]
-            ),
-            gate=None if "gate" not in value else GateBlock.from_dict(value["gate"]),
-        )
+        report = _report(path.name, value)
         if not report.depths:
             raise ValueError("no depth")
         return report
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise refused(path, "a refusal report", error, SCHEMA, "refusal-check run") from None
+
+
+def _report(file: str, value: Mapping[str, Any]) -> RefusalReport:
+    bundle, interval = value["bundle"], value["interval"]
+    sets = [(each["name"], each["sha256"], each["n"], each["sample"]) for each in value["prompt_sets"]]
+    return RefusalReport(
+        file=file,
+        model=f"{bundle['model']['id']} {bundle['model']['version']}",
+        bundle_digest=bundle["bundle_digest"],
+        engines_digest=bundle["engines_digest"],
+        backend=value["backend"],
+        judge=value["judge"],
+        max_tokens=value["max_tokens"],
+        interval=f"{interval['method']}, {100 * interval['confidence']:g}\u00a0%",
+        confidence=float(interval["confidence"]),
+        sets=tuple(
+            f"{name}: {n[HARMFUL]} harmful, {n[BENIGN]} benign (sha256 {sha[:12]}…)" for name, sha, n, _ in sets
+        ),
+        set_digests=tuple((name, sha) for name, sha, _, _ in sets),
+        samples=tuple(
+            f"{part['n']} of the {part['of']} prompts of {name}" for name, _, _, part in sets if part is not None
+        ),
+        depths=tuple(
+            DepthRefusals(**_point(each), vision=int(each["vision"]), decoder=int(each["decoder"]))
+            for each in value["depths"]
+        ),
+        schedules=tuple(
+            ScheduleRefusals(**_point(each), start=str(each["start"]), then=str(each["then"]), at=str(each["at"]))
+            for each in value["schedules"]
+        ),
+        gate=None if "gate" not in value else GateBlock.from_dict(value["gate"]),
+    )
 
 
 def _point(value: Mapping[str, Any]) -> dict[str, Any]:

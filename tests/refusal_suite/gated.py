@@ -15,7 +15,7 @@ from refusal_suite.prompts import HARMFUL
 
 LADDER = [
     {"name": "d1", "vision": 6, "decoder": 12},
-    {"name": "d2", "vision": 6, "decoder": 32},
+    {"name": "d2", "vision": 23, "decoder": 12},
     {"name": "d3", "vision": 23, "decoder": 32},
 ]
 

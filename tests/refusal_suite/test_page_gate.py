@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -34,6 +35,16 @@ def page(folder: Path, *options: object, bundle: Path | None = None, expect: int
     words = ["page", bundle or folder / "bundle", "--out", folder / "page.html", *options]
     assert main([str(word) for word in words]) == expect
     return (folder / "page.html").read_text(encoding="utf-8") if expect == 0 else ""
+
+
+def unadmitted(gated: Path, bundle: Path) -> Path:
+    """A copy of the bundle that the gate has not seen."""
+    shutil.copytree(gated / "bundle", bundle)
+    value = read_json(bundle / MANIFEST)
+    value["files"] = {path: record for path, record in value["files"].items() if not path.startswith("reports/")}
+    write_json(bundle / MANIFEST, value | {"admissions": {}})
+    shutil.rmtree(bundle / "reports")
+    return bundle
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +100,16 @@ def test_the_forest_has_every_bound_at_its_place_against_its_limit(text: str, bl
             assert f"{finding['what']} at most {upper:.1f}" in summary[1]
 
 
+def test_a_finding_that_no_prompt_stands_behind_has_no_dot(gated: Path, tmp_path: Path, block: dict[str, Any]) -> None:
+    report = read_json(gated / "measured.json")
+    report["gate"] = json.loads(json.dumps(block))
+    report["gate"]["depths"][1]["findings"][0] |= {"n": 0, "hits": 0, "reference_hits": 0, "upper_points": 100.0}
+    write_json(tmp_path / "r.json", report)
+    text = page(tmp_path, "--refusals", tmp_path / "r.json", bundle=unadmitted(gated, tmp_path / "bundle"))
+    (picture,) = re.findall(r'<svg[^>]*aria-labelledby="bounds-wide-title".*?</svg>', text, re.DOTALL)
+    assert picture.count("<circle") == 9 and "no prompt tells it from the reference" in picture
+
+
 def test_flips_are_ids_that_fold_away(text: str, words: str, block: dict[str, Any]) -> None:
     d1, d2, d3 = block["depths"]
     assert d3["flips"] == {}
@@ -128,12 +149,7 @@ def test_what_was_not_run_follows_from_what_is_there(gated: Path, words: str, tm
     report["schedules"] = []
     for depth in report["depths"]:
         depth["margins"] = {kind: {"n": 0, "mean": None, "shift": None} for kind in ("harmful", "benign")}
-    bundle = tmp_path / "bundle"
-    shutil.copytree(gated / "bundle", bundle)
-    value = read_json(bundle / MANIFEST)
-    value["files"] = {path: record for path, record in value["files"].items() if not path.startswith("reports/")}
-    write_json(bundle / MANIFEST, value | {"admissions": {}})
-    shutil.rmtree(bundle / "reports")
+    unadmitted(gated, tmp_path / "bundle")
     write_json(tmp_path / "r.json", report)
     bare = visible(page(tmp_path, "--refusals", tmp_path / "r.json"))
     for sentence in ("No report of the gate was given", "No refusal margins were measured", "No schedule was run"):
@@ -172,7 +188,7 @@ BAD_BLOCKS: dict[str, Callable[[dict[str, Any]], object]] = {
     "schema": lambda gate: gate.update(schema="other"),
     "verdict": lambda gate: gate["depths"][0].update(verdict="maybe"),
     "finding": lambda gate: gate["depths"][0]["findings"][0].pop("n"),
-    "no prompts": lambda gate: gate["depths"][0]["findings"][0].update(n=0),
+    "fewer than no prompts": lambda gate: gate["depths"][0]["findings"][0].update(n=-1),
     "no number": lambda gate: gate["depths"][0]["findings"][0].update(upper_points="nan"),
     "type": lambda gate: gate.update(depths=None),
 }

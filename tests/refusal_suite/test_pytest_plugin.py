@@ -120,6 +120,16 @@ def test_a_signature_is_asked_for_with_a_trust_file(run: Run, bundle: Path, repo
     run(*options).assert_outcomes(passed=2, deselected=44)
 
 
+def test_options_that_would_do_nothing_are_refused(run: Run) -> None:
+    for options, needed in (
+        (("--bundle-depth", "d1"), "--bundle-depth says nothing without --bundle"),
+        (("--bundle", ".", "--bundle-prompts", "a.csv"), "--bundle-prompts says nothing without --bundle-run"),
+    ):
+        done = run(*options)
+        assert done.ret == pytest.ExitCode.USAGE_ERROR
+        done.stderr.fnmatch_lines([f"ERROR: {needed}"])
+
+
 def _no_items(report: Report) -> None:
     for depth in report["depths"]:
         depth.pop("items")
