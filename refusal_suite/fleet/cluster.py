@@ -25,9 +25,10 @@ from refusal_suite.judges import RulesJudge
 __all__ = ["ATTEMPTS", "LOCAL", "OnRay"]
 
 LOCAL = "local"
-# A unit that took this many workers with it is not given to another one; nor is a worker started again that dies
-# this often before its first unit.
+# A unit that took this many workers with it is not given to another one; nor is a worker started again when this many
+# in a row died before their first unit.
 ATTEMPTS = 3
+_STARTING = "starting"
 _OBJECT_STORE_BYTES = 256 << 20
 # Ray itself tries for more than ten minutes.
 _CONNECT_S = 10.0
@@ -139,6 +140,7 @@ class _Pool:
             elif job is None:
                 name = f"{result['host']}:{result['process']}"
                 self._executor.workers[name] = result
+                del self._lost[_STARTING]
             if not isinstance(result, _Death):
                 self._idle.append((actor, name))
             # Workers go on before the result is handed over: writing it must not keep a machine waiting.
@@ -174,7 +176,7 @@ class _Pool:
     def _died(self, job: Job | None, death: _Death, jobs: deque[Job]) -> None:
         """Put the job of a worker that died back; start another worker if none is free to take it."""
         self._executor.lost += 1
-        key = "" if job is None else job.unit.key
+        key = _STARTING if job is None else job.unit.key
         self._lost[key] += 1
         if self._lost[key] >= ATTEMPTS:
             where = "before their first unit" if job is None else f"at {_words(job)}"

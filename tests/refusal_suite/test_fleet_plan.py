@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from signing import signed
 from sweeping import PROMPTS, SweepFolder, make_folder
 
-from jetson_runtime.errors import BundleError, ConfigError, InputError
+from jetson_runtime.errors import AdmissionError, BundleError, ConfigError, InputError
 from refusal_suite.fleet.plan import Plan
 from refusal_suite.fleet.store import UnitStore
 from refusal_suite.fleet.unit import Unit
@@ -139,3 +141,11 @@ def test_what_can_t_be_read_is_our_error(folder: SweepFolder) -> None:
     (folder.path / "shapes.png").unlink()
     with pytest.raises(InputError, match="picture of prompt 'p0' can't be read"):
         job.parcel()
+
+
+def test_a_signed_bundle_is_not_for_measuring(folder: SweepFolder, tmp_path: Path) -> None:
+    shutil.copytree(folder.bundle, tmp_path / "signed")
+    signed(tmp_path / "signed", 1)
+
+    with pytest.raises(AdmissionError, match="is signed"):
+        folder.plan(bundles={"tiny": str(tmp_path / "signed")})
