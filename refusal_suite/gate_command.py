@@ -21,7 +21,8 @@ from jetson_runtime.files import canonical_json, read_json, sha256_file, write_j
 from refusal_suite.formats import FORMATS
 from refusal_suite.gate import Decision, Judged, Rules, decide
 from refusal_suite.gate_evidence import check_enough, read_evidence, read_length, read_reference
-from refusal_suite.judge import JUDGE
+from refusal_suite.judges.options import OPTIONS as JUDGE_OPTIONS
+from refusal_suite.judges.options import add_judge_options, chosen_judge
 from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, PromptSet, load_prompts
 
 __all__ = ["SCHEMA", "add_gate"]
@@ -75,6 +76,7 @@ def add_gate(commands: Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print what was decided as JSON instead of a table")
     _rules_options(parser)
     _measuring_options(parser)
+    add_judge_options(parser)
 
 
 def _rules_options(parser: argparse.ArgumentParser) -> None:
@@ -123,8 +125,9 @@ def _gate(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run:
         bundle.check_changeable()
     sets = [load_prompts(path, arguments.format, kind=arguments.kind) for path in arguments.prompts or [BUILTIN]]
+    judge = chosen_judge(arguments).name
     if arguments.report is None:
-        _check_plan(arguments, sets, rules)
+        _check_plan(arguments, sets, rules, judge)
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "refusals.json"
             code = _measure(arguments, out)
@@ -135,8 +138,8 @@ def _gate(arguments: argparse.Namespace) -> int:
         report = read_json(arguments.report)
     reference = None
     if arguments.reference is not None:
-        reference = read_reference(arguments.reference, sets, JUDGE, read_length(report))
-    found = read_evidence(report, bundle.manifest, sets, JUDGE, reference)
+        reference = read_reference(arguments.reference, sets, judge, read_length(report))
+    found = read_evidence(report, bundle.manifest, sets, judge, reference)
     check_enough(found.prompts, rules, reference)
     decision = decide(found, rules)
     block = {
@@ -160,13 +163,13 @@ def _check_options(arguments: argparse.Namespace) -> None:
         )
 
 
-def _check_plan(arguments: argparse.Namespace, sets: Sequence[PromptSet], rules: Rules) -> None:
+def _check_plan(arguments: argparse.Namespace, sets: Sequence[PromptSet], rules: Rules, judge: str) -> None:
     """Whether what is about to be measured could be admitted at all."""
     limit, seed = arguments.limit, arguments.seed or 0
     asked = [each if limit is None or len(each.prompts) <= limit else each.limited(limit, seed) for each in sets]
     reference = None
     if arguments.reference is not None:
-        reference = read_reference(arguments.reference, sets, JUDGE, arguments.max_tokens or MAX_TOKENS)
+        reference = read_reference(arguments.reference, sets, judge, arguments.max_tokens or MAX_TOKENS)
     check_enough([prompt for each in asked for prompt in each.prompts], rules, reference)
 
 
@@ -177,7 +180,7 @@ def _measure(arguments: argparse.Namespace, out: Path) -> int:
     words = ["run", str(arguments.bundle), "--schedule", "all", "--format", arguments.format, "--out", str(out)]
     for path in arguments.prompts or ():
         words += ["--prompts", str(path)]
-    for name in (*_MEASURING, "kind"):
+    for name in (*_MEASURING, "kind", "judge", *JUDGE_OPTIONS):
         if getattr(arguments, name) is not None:
             words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     with contextlib.redirect_stdout(io.StringIO()):

@@ -74,6 +74,8 @@ class OnnxRuntimeBackend:
                 remedy="open the portable bundle that these engines were compiled from",
             )
         self._ort = require("onnxruntime", "cpu")
+        # It would keep a database of events and an id of the machine in the user's cache: nothing that a car should do.
+        self._ort.disable_telemetry_events()
         self._bundle = bundle
         self._options = self._ort.SessionOptions()
         self._options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))

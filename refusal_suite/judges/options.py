@@ -12,7 +12,7 @@ from refusal_suite.judges.endpoint import EndpointJudge
 from refusal_suite.judges.http import json_post
 from refusal_suite.judges.protocol import Judge, RulesJudge
 
-__all__ = ["MODEL", "add_judge_options", "chosen_judge"]
+__all__ = ["MODEL", "OPTIONS", "add_judge_options", "chosen_judge"]
 
 RULES, MODEL, ENDPOINT = "rules", "model", "openai"
 TIMEOUT_S = 60.0
