@@ -6,9 +6,8 @@ import io
 from collections.abc import Callable
 from typing import TypeAlias
 
-from jetson_runtime.admission import Admissions
 from jetson_runtime.bundle import Bundle
-from jetson_runtime.errors import AdmissionError
+from jetson_runtime.enforcement import Enforcement
 from jetson_runtime.runtime import Request, Runtime
 
 __all__ = ["PROMPT", "HealthCheck", "answers_at_every_depth"]
@@ -20,24 +19,17 @@ _MAX_TOKENS = 4
 
 
 def answers_at_every_depth(bundle: Bundle, backend: str = "onnxruntime") -> None:
-    """Load a bundle and let it answer one short prompt with a picture, greedily, at every depth that it may choose.
+    """Load a bundle and let it answer one short prompt with a picture, greedily, at every depth that is admitted.
 
-    Without admissions those are all depths of its ladder. What it answers is the refusal suite's matter.
+    What it answers is the refusal suite's matter.
 
     Raises:
         HoldfastError: it can't be loaded, or a depth does not answer. AdmissionError: no depth is admitted.
     """
-    manifest = bundle.manifest
-    admissions = Admissions.from_dict(manifest.admissions, manifest.engines_digest)
-    names = [depth.name for depth in manifest.ladder if not manifest.admissions or admissions.admits(depth.name)]
-    if not names:
-        raise AdmissionError(
-            f"no depth of {bundle.path} is admitted", remedy="run 'refusal-check gate'; docs/refusal-check.md"
-        )
-    picture = _picture(manifest.model.image_size)
+    picture = _picture(bundle.manifest.model.image_size)
     with Runtime(bundle, backend, None, None) as runtime:
-        for name in names:
-            runtime.invoke(Request(PROMPT, picture, max_tokens=_MAX_TOKENS, depth=name))
+        for depth in Enforcement.of(bundle, allow_unadmitted=False).depths():
+            runtime.invoke(Request(PROMPT, picture, max_tokens=_MAX_TOKENS, depth=depth.name))
 
 
 def _picture(side: int) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jetson_runtime.bundle import ENVELOPE, MANIFEST, Bundle, open_bundle
 from jetson_runtime.compatibility import Machine, check_target, this_machine
+from jetson_runtime.enforcement import Enforcement
 from jetson_runtime.errors import BackendError, DigestError, HoldfastError, InputError, ReleaseError, StorageError
 from jetson_runtime.files import copy_file, discard_directory, make_directory, staged_directory, storage_errors
 from jetson_runtime.health import HealthCheck, answers_at_every_depth
@@ -40,9 +41,10 @@ def install(
     Installing the bundle that serves once more is how a damaged slot is repaired.
 
     Raises:
-        BundleError: the bundle is damaged, not signed by keys in `trust`, older than what was confirmed, or for another
-            machine. BackendError: it is not healthy. InputError: another release is on trial. StorageError: no space,
-            or another command is changing the root. Whatever is raised, what served before goes on serving.
+        BundleError: the bundle is damaged, not signed by keys in `trust`, older than what was confirmed, for another
+            machine, or has no admitted depth. BackendError: it is not healthy. InputError: another release is on trial.
+            StorageError: no space, or another command is changing the root. Whatever is raised, what served before goes
+            on serving.
     """
     place = Root(root)
     with place.locked() as state:
@@ -73,6 +75,8 @@ def _install(
         )
     bundle = _verified(source, place.confirmed(), trust)
     check_target(bundle.manifest, this_machine() if machine is None else machine)
+    # A bundle that can't answer is not worth a slot.
+    Enforcement.of(bundle, allow_unadmitted=False)
     slot = Slot(state.idle(), bundle.manifest.release, bundle.digest)
     place.log("copying", state, slot=vars(slot))
     copied = _copied(bundle, place.slot(slot.name), trust)

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from admitting import verdicts
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine_builder.keys import raw_public
@@ -49,11 +50,19 @@ def trust_file(path: Path, *numbers: int) -> Path:
 def release(
     bundle: Path, out: Path, number: int, *keys: int, change: Callable[[Path], None] | None = None, **fields: Any
 ) -> Path:
-    """Copy `bundle` to `out` as release `number`, changed and with other manifest fields, signed by the keys given."""
+    """Copy `bundle` to `out` as release `number`, changed and with other manifest fields, signed by the keys given.
+
+    All its depths are admitted, unless `fields` say otherwise.
+    """
     shutil.copytree(bundle, out)
     if change is not None:
         change(out)
     manifest = open_bundle(bundle).manifest
     kept = {name: value for name, value in vars(manifest).items() if name != "files"}
     seal(out, **{**kept, "release": number, **fields})
+    if "admissions" not in fields:
+        opened = open_bundle(out)
+        ladder = opened.manifest.ladder
+        made = verdicts(ladder, [depth.name for depth in ladder], opened.manifest.engines_digest)
+        opened.with_admissions({"depths": []}, made.to_dict())
     return signed(out, *keys) if keys else out

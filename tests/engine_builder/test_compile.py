@@ -25,6 +25,7 @@ from engine_builder.rtx import RtxCompiler
 from engine_builder.targets import load_target, target_names
 from jetson_runtime.bundle import open_bundle
 from jetson_runtime.errors import CompileError, MissingExtraError
+from jetson_runtime.files import write_json
 from jetson_runtime.manifest import Engine, TensorSpec
 
 pytest.importorskip("tensorrt_rtx", reason="the extra 'rtx' is not installed")
@@ -102,9 +103,9 @@ def test_prompting_is_copied(compiled: Path, tiny_bundle: Bundles) -> None:
 def test_admissions_and_profiles_stay_behind(tiny_bundle: Bundles, tmp_path: Path, monkeypatch: Any) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(tiny_bundle("clip-llama", "fp16"), bundle)
-    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     manifest["admissions"] = {"d1": {"verdict": "admitted"}}
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    write_json(bundle / "manifest.json", manifest)
     monkeypatch.setitem(compiling.COMPILERS, "tensorrt-rtx", _Stub)  # type: ignore[arg-type]
     assert not compiling.compile_bundle(bundle, "rtx-sm86", tmp_path / "engines").admissions
 
