@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from admitting import verdicts
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine_builder.keys import raw_public
@@ -16,6 +15,7 @@ from engine_builder.signing import sign_bundle
 from jetson_runtime.bundle import open_bundle, seal
 from jetson_runtime.files import write_json
 from jetson_runtime.trust import Trust, TrustedKey
+from tests.admitting import verdicts
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
 
