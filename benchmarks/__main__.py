@@ -9,6 +9,7 @@ from benchmarks import (  # noqa: F401 (each registers its claims)
     end_to_end,
     enforcement,
     fuzzing,
+    gate_reference,
     integrity,
     judges,
     kill_nine,
