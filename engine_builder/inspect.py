@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine_builder.tables import megabytes, table
+from jetson_runtime.admission import Admissions
 from jetson_runtime.bundle import Bundle
+from jetson_runtime.errors import AdmissionError
 from jetson_runtime.manifest import Engine, TensorSpec
 
 __all__ = ["describe"]
@@ -57,8 +59,12 @@ def _sections(bundle: Bundle) -> Iterator[str]:
 
 
 def _admission(bundle: Bundle, depth: str) -> str:
-    admission = bundle.manifest.admissions.get(depth)
-    return "none" if admission is None else str(admission.get("verdict", admission))
+    manifest = bundle.manifest
+    try:
+        found = Admissions.from_dict(manifest.admissions, manifest.engines_digest).depths.get(depth)
+    except AdmissionError:
+        return "void"
+    return "none" if found is None else found.verdict
 
 
 def _size(bundle: Bundle, engine: Engine) -> int:

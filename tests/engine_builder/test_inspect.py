@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from admitting import with_verdicts
 from signing import signed
 
 from engine_builder.cli import main
@@ -55,13 +56,14 @@ def test_engine_shows_inputs_outputs_caches_and_its_weights(
 def test_admission_of_a_depth_is_shown(
     tiny_bundle: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = tmp_path / "bundle"
-    shutil.copytree(tiny_bundle("clip-llama", "fp32"), bundle)
-    value = json.loads((bundle / "manifest.json").read_text())
-    value["admissions"] = {"d1": {"verdict": "refused"}}
-    (bundle / "manifest.json").write_text(canonical_json(value))
+    bundle = with_verdicts(tiny_bundle("clip-llama", "fp32"), tmp_path / "bundle", "d2")
     text = inspect(bundle, capsys)
-    assert line(text, "d1").split()[-1] == "refused" and line(text, "d2").split()[-1] == "none"
+    assert line(text, "d1").split()[-1] == "rejected" and line(text, "d2").split()[-1] == "admitted"
+    assert line(inspect(tiny_bundle("clip-llama", "fp32"), capsys), "d1").split()[-1] == "none"
+    value = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    value["admissions"]["engines_digest"] = "e" * 64
+    (bundle / "manifest.json").write_text(canonical_json(value), encoding="utf-8")
+    assert line(inspect(bundle, capsys), "d2").split()[-1] == "void"
 
 
 def test_a_signed_bundle_says_so(tiny_bundle: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
