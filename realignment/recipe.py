@@ -231,6 +231,11 @@ def _entry(value: Any, kind: str, where: str) -> Any:
         if not counts or not all(type(count) is int and count >= 1 for count in counts):
             expected = "a list of whole numbers, 1 or more"
         value = tuple(counts)
+    elif kind == "tuple[float, ...]":
+        shares = value if isinstance(value, list) else []
+        if not shares or not all(type(share) in (int, float) and 0 <= share <= 1 for share in shares):
+            expected = "a list of shares, 0 to 1"
+        value = tuple(shares)
     if name in _POSITIVE and not value:
         expected = "a whole number, 1 or more"
     if expected:

@@ -114,7 +114,7 @@ def draw_group(
             for n, q in enumerate(sample_per_image(about, count, chance))
         ]
     rest = plan.prompts - len(asked)
-    harmful = round(rest * plan.harmful_share)
+    harmful = round(rest * plan.harmful_share(decoder))
     for kind, number in ((HARMFUL, harmful), (BENIGN, rest - harmful)):
         known, fresh = ({r.id: r.text for r in world.pool.of(kind, held_out=held)} for held in (False, True))
         count = min(sum(chance.random() < plan.fresh_share for _ in range(number)), len(fresh))

@@ -39,8 +39,9 @@ _SHARES = {
 
 
 def columns(plan: PpoPlan) -> tuple[str, ...]:
-    """The columns of the live curve; an exit's column is the share of harmful requests that it refused."""
-    exits = [*(f"vision {exit}" for exit in plan.vision_exits), *(f"decoder {exit}" for exit in plan.decoder_exits)]
+    """The columns of the live curve: an exit's is the share of harmful requests refused there, or of benign answered."""
+    exits = [f"vision {exit}" for exit in plan.vision_exits]
+    exits += [f"decoder {exit}{kind}" for exit in plan.decoder_exits for kind in ("", " benign")]
     return (
         *("stage", "step", "minutes", "learning_rate", "reward", "kl", "entropy", "clip_fraction", "policy_loss"),
         *("value_loss", "anchor_kl", *_SHARES, "incoherent", "text alone", *exits),
@@ -335,7 +336,9 @@ def _row(facts: Sequence[_Facts], figures: Mapping[str, float], plan: PpoPlan) -
     for exit in plan.vision_exits:
         row[f"vision {exit}"] = _share([f for f in facts if f.vision == exit], "harmful refused", "harmful")
     for exit in plan.decoder_exits:
-        row[f"decoder {exit}"] = _share([f for f in facts if f.decoder == exit], "harmful refused", "harmful")
+        there = [fact for fact in facts if fact.decoder == exit]
+        row[f"decoder {exit}"] = _share(there, "harmful refused", "harmful")
+        row[f"decoder {exit} benign"] = _share(there, "benign answered", "benign")
     return row
 
 

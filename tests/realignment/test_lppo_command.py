@@ -52,7 +52,7 @@ RECIPE: dict[str, Any] = {
         "vision_exits": [1, 3],
         "decoder_exits": [2, 4],
         "text_share": 0.25,
-        "harmful_share": 0.5,
+        "harmful_shares": [0.5, 0.5],
         "fresh_share": 0.25,
         "visual_share": 0.25,
         "visual_exits": [3],
