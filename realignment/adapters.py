@@ -20,6 +20,7 @@ from realignment.tensors import save_tensors
 
 __all__ = [
     "adapter_facts",
+    "adapter_merged",
     "adapter_off",
     "add",
     "inject",
@@ -59,7 +60,7 @@ def trained(language_model: Any) -> dict[str, Any]:
 @contextlib.contextmanager
 def adapter_off(language_model: Any) -> Iterator[None]:
     """The language model without its adapter: L-PPO's frozen reference, at no memory of its own."""
-    layers = [module for module in language_model.modules() if hasattr(module, "lora_A")]
+    layers = _layers(language_model)
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -67,6 +68,31 @@ def adapter_off(language_model: Any) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+
+
+@contextlib.contextmanager
+def adapter_merged(language_model: Any, dtype: Any) -> Iterator[None]:
+    """The language model with its adapter inside its weights, in `dtype`, and put back bit by bit afterwards.
+
+    Answering token by token reads every weight for each token: without the adapter's own products, and in the type
+    that the products are computed in, that is about half the time. It holds one more copy of the blocks' weights.
+    """
+    torch, layers = require("torch", "realign"), _layers(language_model)
+    kept = [layer.base_layer.weight.data for layer in layers]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                weight = layer.base_layer.weight
+                weight.data = (weight.data + layer.get_delta_weight(_NAME)).to(dtype)
+        with adapter_off(language_model):
+            yield
+    finally:
+        for layer, before in zip(layers, kept, strict=True):
+            layer.base_layer.weight.data = before
+
+
+def _layers(language_model: Any) -> list[Any]:
+    return [module for module in language_model.modules() if hasattr(module, "lora_A")]
 
 
 def write_adapter(tensors: Mapping[str, Any], file: Path, *, rank: int) -> None:

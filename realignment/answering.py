@@ -74,7 +74,9 @@ def _answer(
             use_cache=True,
         )
         cache, positions = out.past_key_values, positions[:, last]
-        chances = model.lm_head(out.last_hidden_state[0, last]).float().log_softmax(-1)
+        # The head in float32 as in the update, whatever the blocks run in: casting its weight costs more than it saves.
+        with torch.autocast(device.type, enabled=False):
+            chances = model.lm_head(out.last_hidden_state[0, last].float()).log_softmax(-1)
         chosen = _choose(chances, temperature, generator)
         picked = chances.gather(1, chosen[:, None])[:, 0]
         for number, token, score in zip(numbers.tolist(), chosen.tolist(), picked.tolist(), strict=True):

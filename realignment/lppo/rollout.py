@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jetson_runtime.console import require
-from realignment.adapters import adapter_off
+from realignment.adapters import adapter_merged, adapter_off
 from realignment.answering import Said, answer_batch
 from realignment.answers import decoder_states
 from realignment.easy_vqa import Question, sample_per_image
@@ -44,6 +44,12 @@ class World:
         """A context in which the decoder runs."""
         torch = require("torch", "realign")
         return torch.autocast(self.towers.model.device.type, torch.bfloat16, enabled=self.bfloat16)
+
+    def merged(self) -> Any:
+        """A context in which the policy answers: as it is, only faster."""
+        torch = require("torch", "realign")
+        dtype = torch.bfloat16 if self.bfloat16 else torch.float32
+        return adapter_merged(self.towers.model.model.language_model, dtype)
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def answer_group(world: World, plan: PpoPlan, group: Group, generator: Any) -> R
     towers, image = world.towers, group.picture is not None
     asked = [towers.prompts.asked(one.text, image=image) for one in group.asked]
     shown = shown_of(world, group)
-    with world.precision():
+    with world.merged(), world.precision():
         (said,) = answer_batch(
             towers,
             group.decoder,
