@@ -30,6 +30,7 @@ ENVELOPE = "manifest.dsse.json"
 ROLES = ("segment", "head", "embedding")
 TOWERS = ("vision", "decoder")
 KINDS = ("portable", "engine")
+_MEASURED = ("engine", "preprocessing", "tokenizer", "weights")
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,16 @@ class Manifest:
 
     @property
     def engines_digest(self) -> str:
-        """One digest over every engine and every weights file: what a profile or a refusal report was measured on."""
-        measured = {path: record.sha256 for path, record in self.files.items() if record.role in ("engine", "weights")}
-        return hashlib.sha256(canonical_json(measured).encode()).hexdigest()
+        """One digest over what answers come from: what a profile or a refusal report was measured on.
+
+        It covers every engine and weights file, and what the runtime does with them: tokenizer and chat template,
+        preprocessing, the ladder, the engines' wiring and the model's numbers, but not its name.
+        """
+        value = self.to_dict()
+        measured = {path: record.sha256 for path, record in self.files.items() if record.role in _MEASURED}
+        used = {name: value[name] for name in ("engines", "ladder", "shared")}
+        numbers = {name: number for name, number in value["model"].items() if name not in ("id", "version")}
+        return hashlib.sha256(canonical_json({**used, "files": measured, "model": numbers}).encode()).hexdigest()
 
     @classmethod
     def from_dict(cls, value: Any, where: str) -> Manifest:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from jetson_runtime.bundle import ENVELOPE, MANIFEST, open_bundle
 from jetson_runtime.cli import main
 from jetson_runtime.enforcement import Enforcement
 from jetson_runtime.errors import AdmissionError, BudgetError, HoldfastError
-from jetson_runtime.files import write_json
+from jetson_runtime.files import sha256_file, write_json
 
 LADDER = [
     {"name": "d1", "vision": 2, "decoder": 2},
@@ -116,6 +117,55 @@ def test_admissions_of_other_engines_are_void(mixed: Path, tmp_path: Path) -> No
         facts = runtime.describe()["admissions"]
     assert facts["void"] == "the admissions were measured on other engines"
     assert {verdict["verdict"] for verdict in facts["depths"].values()} == {"not tested"}
+
+
+def _file(name: str) -> Callable[[Path, dict[str, Any]], None]:
+    """Change a file of the bundle, as an edit by hand would, with its record in the manifest."""
+
+    def change(folder: Path, manifest: dict[str, Any]) -> None:
+        path = folder / name
+        path.write_bytes(path.read_bytes() + b"\n")
+        record = manifest["files"][name]
+        record |= {"size_bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+    return change
+
+
+def _entry(part: str, *path: str | int, value: Any) -> Callable[[Path, dict[str, Any]], None]:
+    def change(_: Path, manifest: dict[str, Any]) -> None:
+        *way, last = path
+        reduce(lambda inner, key: inner[key], way, manifest[part])[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "holds"),
+    [
+        (_file("tokenizer/tokenizer.json"), False),
+        (_file("tokenizer/chat_template.jinja"), False),
+        (_file("preprocessing.json"), False),
+        (_entry("ladder", 0, "name", value="shallow"), False),
+        (_entry("model", "stop_token_ids", value=[1]), False),
+        (_entry("engines", 0, "outputs", 0, "name", value="other"), False),
+        (_entry("model", "version", value="2.0"), True),
+        (_entry("provenance", "note", value="signed off"), True),
+    ],
+    ids=["tokenizer", "chat template", "preprocessing", "ladder", "stop tokens", "wiring", "version", "provenance"],
+)
+def test_admissions_hold_for_all_that_decides_an_answer(
+    mixed: Path, tmp_path: Path, change: Callable[[Path, dict[str, Any]], None], holds: bool
+) -> None:
+    copy = Path(shutil.copytree(mixed, tmp_path / "bundle"))
+    value = json.loads((copy / MANIFEST).read_text(encoding="utf-8"))
+    change(copy, value)
+    write_json(copy / MANIFEST, value)
+    bundle = open_bundle(copy)
+    if holds:
+        assert Enforcement.of(bundle, allow_unadmitted=False).depths()
+    else:
+        with pytest.raises(AdmissionError, match="measured on other engines"):
+            Enforcement.of(bundle, allow_unadmitted=False)
 
 
 def test_a_signed_bundle_is_never_loaded_with_what_is_not_admitted(mixed: Path, tmp_path: Path) -> None:

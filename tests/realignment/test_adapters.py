@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from jetson_runtime.errors import CheckpointError, StorageError  # noqa: E402
 from realignment.adapters import (  # noqa: E402
     adapter_facts,
+    adapter_merged,
     adapter_off,
     inject,
     merge,
@@ -110,6 +111,25 @@ def test_turning_the_adapter_off_gives_the_base_and_puts_it_back(tiny_llava: Cal
     assert torch.equal(logits(model), on)
     assert all(leaf.requires_grad for leaf in trained(model.model.language_model).values())
     assert trained(model.model.language_model).keys() == leaves.keys()
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
+def test_a_merged_adapter_says_the_same_and_comes_out_bit_by_bit(
+    dtype: Any, most: float, tiny_llava: Callable[[str], Path]
+) -> None:
+    model, _ = adapted(tiny_llava("clip-llama"))
+    on = logits(model)
+    language = model.model.language_model
+    before = {name: tensor.clone() for name, tensor in language.state_dict().items()}
+    with pytest.raises(KeyError), adapter_merged(language, dtype):
+        assert language.layers[0].mlp.up_proj.base_layer.weight.dtype == dtype
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            inside = logits(model).float()
+        assert float((inside - on).abs().max()) < most * float(on.abs().max())
+        raise KeyError
+    assert torch.equal(logits(model), on)
+    after = language.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_a_file_gives_back_its_tensors(tiny_llava: Callable[[str], Path], adapter: Path) -> None:

@@ -207,11 +207,13 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ("changes", "expected"),
     [
         ({"vision_exits": [1, 9]}, ("vision exits don't fit", "found: 9", "exits from 1 to 4")),
-        ({"decoder_exits": [5]}, ("decoder exits don't fit", "found: 5", "exits from 1 to 4")),
+        ({"decoder_exits": [5], "harmful_shares": [0.5]}, ("decoder exits don't fit", "found: 5", "exits from 1 to 4")),
         ({"groups": 5}, ("can't be shared evenly", "5 groups, 2 per step, 1 processes")),
         ({"prompts": 0}, ("prompts is wrong",)),
+        ({"harmful_shares": [0.5]}, ("harmful_shares do not fit", "1 shares, 2 decoder exits")),
+        ({"harmful_shares": [0.5, 1.5]}, ("harmful_shares is wrong", "a list of shares, 0 to 1")),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else None,
 )
 def test_a_recipe_that_does_not_fit(
     words: Callable[..., list[str]],

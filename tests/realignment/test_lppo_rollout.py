@@ -45,9 +45,9 @@ PLAN = PpoPlan(
     prompts=6,
     epochs=2,
     vision_exits=(1, 2, 3),
-    decoder_exits=(2, 3, 4),
+    decoder_exits=(1, 2, 3, 4),
     text_share=0.25,
-    harmful_shares=(0.5, 0.5, 0.5),
+    harmful_shares=(0.5,) * 4,
     fresh_share=0.25,
     visual_share=0.3,
     visual_exits=(1, 2),
@@ -230,7 +230,7 @@ def test_an_answer_may_say_the_image_token(world: World, vision: int, monkeypatc
 
 
 def test_a_group_is_about_one_picture_and_has_its_shares(world: World) -> None:
-    plan = dataclasses.replace(PLAN, prompts=8, harmful_shares=(0.25,) * 3, visual_share=0.5)
+    plan = dataclasses.replace(PLAN, prompts=8, harmful_shares=(0.0, 1.0, 0.25, 1.0), visual_share=0.5)
     chance, pictures, visual, most = random.Random(0), set(), 0, 0
     for _ in range(60):
         group = draw_group(world, plan, 2, 3, chance)
