@@ -19,7 +19,7 @@ from jetson_runtime.files import read_json, sha256_file
 from refusal_suite.formats import read_table
 from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, Prompt, load_prompts
 
-__all__ = ["FRESH", "OWN", "Pool", "Request", "near", "read_pool", "refusals"]
+__all__ = ["FRESH", "OWN", "VALIDATION", "Pool", "Request", "near", "read_pool", "refusals"]
 
 _DATA = Path(__file__).parent / "data"
 OWN = tuple(_DATA / name for name in ("requests-car.jsonl", "requests-general.jsonl", "requests-everyday.jsonl"))
@@ -27,6 +27,9 @@ OWN = tuple(_DATA / name for name in ("requests-car.jsonl", "requests-general.js
 
 FRESH = _DATA / "requests-contrast.jsonl"
 """More of our own, twins that share their alarming words: kept whole from the supervised stages, for L-PPO."""
+
+VALIDATION = _DATA / "requests-validation.jsonl"
+"""Twins that no stage trains on: settings are chosen on them, so that the test prompts are measured once."""
 
 NEAR = 0.7
 HELD_OUT_EVERY = 10
@@ -82,7 +85,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 def read_pool(
-    extra: Sequence[Mapping[str, Any]], folder: Path | None, *, evaluation: Sequence[Path] = (BUILTIN,), seed: int = 0
+    extra: Sequence[Mapping[str, Any]], folder: Path | None, *, evaluation: Sequence[Path] = (BUILTIN, VALIDATION), seed: int = 0
 ) -> Pool:
     """Our own requests and those of `extra`, without what the `evaluation` sets ask, or nearly ask.
 

@@ -39,7 +39,7 @@ _SHARES = {
 
 
 def columns(plan: PpoPlan) -> tuple[str, ...]:
-    """The columns of the live curve: an exit's is the share of harmful requests refused there, or of benign answered."""
+    """The columns of the live curve; an exit's are the shares of harmful requests refused and benign ones answered."""
     exits = [f"vision {exit}" for exit in plan.vision_exits]
     exits += [f"decoder {exit}{kind}" for exit in plan.decoder_exits for kind in ("", " benign")]
     return (

@@ -11,9 +11,9 @@ import pytest
 
 from jetson_runtime.errors import ConfigError, InputError
 from jetson_runtime.files import read_json, sha256_file
-from realignment.requests import FRESH, OWN, Pool, Request, near, read_pool, refusals
+from realignment.requests import FRESH, OWN, VALIDATION, Pool, Request, near, read_pool, refusals
 from refusal_suite.judge import COMPLIANCE, REFUSAL, judge
-from refusal_suite.prompts import BENIGN, HARMFUL, load_prompts, normalised
+from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, load_prompts, normalised
 
 SECRET = "words that must not be shown anywhere"
 
@@ -50,6 +50,14 @@ def test_twins_with_the_same_words_are_kept_for_l_ppo(pool: Pool) -> None:
     assert 2 * len(pairs) == len(fresh) >= 800
     # Told apart by more than a word that only one of them has.
     assert all(words(harmful.text) & words(benign.text) for harmful, benign in pairs)
+
+
+def test_validation_twins_are_in_no_stage_and_near_no_test_prompt(pool: Pool) -> None:
+    prompts = load_prompts(VALIDATION).prompts
+    assert len(prompts) == len({normalised(prompt.text) for prompt in prompts}) >= 300
+    assert all(prompt.twin for prompt in prompts)
+    others = [words(request.text) for request in (*pool.train, *pool.held_out, *load_prompts(BUILTIN).prompts)]
+    assert [prompt.id for prompt in prompts if near(prompt.text, others)] == []
 
 
 def test_refusals_refuse() -> None:
