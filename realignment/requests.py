@@ -85,7 +85,11 @@ def _words(text: str) -> frozenset[str]:
 
 
 def read_pool(
-    extra: Sequence[Mapping[str, Any]], folder: Path | None, *, evaluation: Sequence[Path] = (BUILTIN, VALIDATION), seed: int = 0
+    extra: Sequence[Mapping[str, Any]],
+    folder: Path | None,
+    *,
+    evaluation: Sequence[Path] = (BUILTIN, VALIDATION),
+    seed: int = 0,
 ) -> Pool:
     """Our own requests and those of `extra`, without what the `evaluation` sets ask, or nearly ask.
 
