@@ -69,8 +69,8 @@ def recipe_of(way: str, seed: int) -> StageRecipe:
     recipe = read_stage(RECIPE, "ppo", PpoPlan)
     plan: PpoPlan = recipe.plan
     if way == ONE:
-        alone = {"decoder_exits": plan.decoder_exits[:1], "harmful_shares": plan.harmful_shares[:1]}
-        plan = replace(plan, vision_exits=VISION_EXITS[:1], **alone)
+        exits, shares = plan.decoder_exits[:1], plan.harmful_shares[:1]
+        plan = replace(plan, vision_exits=VISION_EXITS[:1], decoder_exits=exits, harmful_shares=shares)
     # The file's digest does not know of these changes; a saved state belongs to them.
     digest = section_digest({"file": recipe.sha256, "seed": seed}, asdict(plan))
     return replace(recipe, common=replace(recipe.common, seed=seed), plan=plan, sha256=digest)

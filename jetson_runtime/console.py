@@ -6,17 +6,18 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from jetson_runtime.errors import HoldfastError, MissingExtraError
 
-__all__ = ["EXIT_CODES", "Commands", "command_line", "require", "run", "subcommand"]
+__all__ = ["EXIT_CODES", "Commands", "command_line", "number", "require", "run", "subcommand"]
 
 EXIT_CODES = """exit codes:
   0 done    1 a check was run and did not hold    2 wrong input or configuration    3 checkpoint or bundle refused
   4 no depth fits the budget    5 engine can't be built or run    6 disk    7 a package is missing    130 interrupted"""
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+N = TypeVar("N", int, float)
 
 
 def command_line(program: str, summary: str) -> tuple[argparse.ArgumentParser, Commands]:
@@ -59,6 +60,24 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+def number(kind: type[N], least: N, most: N | None = None) -> Callable[[str], N]:
+    """The type of an option that takes an int or a float, from `least` to `most`."""
+    words = "a whole number" if kind is int else "a number"
+    words += f", {least:g} or more" if most is None else f" from {least:g} to {most:g}"
+
+    def read(text: str) -> N:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {words}, not '{text}'") from None
+        # Written so that what is not a number does not pass.
+        if not (value >= least and (most is None or value <= most)):
+            raise argparse.ArgumentTypeError(f"must be {words}, not '{text}'")
+        return value
+
+    return read
 
 
 def require(module: str, extra: str, package: str | None = None) -> Any:

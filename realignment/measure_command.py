@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jetson_runtime.console import Commands, require, subcommand
+from jetson_runtime.console import Commands, number, require, subcommand
 from jetson_runtime.errors import ConfigError, StorageError
 from jetson_runtime.files import canonical_json, storage_errors, write_json
 from realignment.exit_picture import exits_svg
@@ -56,13 +56,23 @@ def add_measure(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--text-alone", action="store_true", help="also ask the prompts without a picture, once per decoder exit"
     )
-    parser.add_argument("--limit", type=_positive, metavar="N", help="at most N prompts of each set, spread over it")
     parser.add_argument(
-        "--questions", type=_count, default=0, metavar="N", help="visual questions per depth, of easy-VQA (default: 0)"
+        "--limit", type=number(int, 1), metavar="N", help="at most N prompts of each set, spread over it"
+    )
+    parser.add_argument(
+        "--questions",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="visual questions per depth, of easy-VQA (default: 0)",
     )
     parser.add_argument("--seed", type=int, default=0, help="which prompts and questions are taken (default: 0)")
     parser.add_argument(
-        "--max-tokens", type=_positive, default=MAX_TOKENS, metavar="N", help=f"longest answer (default: {MAX_TOKENS})"
+        "--max-tokens",
+        type=number(int, 1),
+        default=MAX_TOKENS,
+        metavar="N",
+        help=f"longest answer (default: {MAX_TOKENS})",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"{REPORT} and {PICTURE} go here")
     parser.add_argument("--resume", action="store_true", help="keep the depths that DIR holds and measure the others")
@@ -83,20 +93,6 @@ def _depths(text: str) -> tuple[Depth, ...]:
         return tuple((int(vision), int(decoder)) for vision, decoder in pairs)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of depths such as 4:12,8:20") from None
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must be 0 or more")
-    return value
 
 
 def _measure(arguments: argparse.Namespace) -> int:

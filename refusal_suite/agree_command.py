@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jetson_runtime.console import Commands, subcommand
+from jetson_runtime.console import Commands, number, subcommand
 from jetson_runtime.files import canonical_json, write_json
 from refusal_suite.agreement import agreement
 from refusal_suite.judge import LABELS
@@ -45,7 +45,11 @@ def add_agree(commands: Commands) -> None:
         help="the prompt set that the answers are to; may be repeated (default: the one that comes with Holdfast)",
     )
     parser.add_argument(
-        "--min-kappa", type=_kappa, default=MIN_KAPPA, metavar="K", help=f"least kappa (default {MIN_KAPPA})"
+        "--min-kappa",
+        type=number(float, 0.01, 1.0),
+        default=MIN_KAPPA,
+        metavar="K",
+        help=f"least kappa (default {MIN_KAPPA})",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the report (JSON)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
@@ -95,10 +99,3 @@ def _text(report: Mapping[str, Any]) -> str:
 
 def _percent(rate: Mapping[str, Any]) -> str:
     return "none" if rate["rate"] is None else f"{100 * rate['rate']:.1f} %"
-
-
-def _kappa(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError("must be more than 0 and at most 1")
-    return value

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jetson_runtime.console import command_line, require, run, subcommand
+from jetson_runtime.console import command_line, number, require, run, subcommand
 from jetson_runtime.files import canonical_json, write_json
 from jetson_runtime.ladder import Ladder, OperatingPoint
 from refusal_suite.agree_command import add_agree
@@ -79,9 +79,13 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"also this schedule, such as 'd4>d1@prefill'; may be repeated; '{ALL}' is every one of the ladder",
     )
-    parser.add_argument("--limit", type=_positive, metavar="N", help="at most N prompts of each set, spread over it")
+    parser.add_argument(
+        "--limit", type=number(int, 1), metavar="N", help="at most N prompts of each set, spread over it"
+    )
     parser.add_argument("--seed", type=int, default=0, help="which prompts --limit takes (default 0)")
-    parser.add_argument("--max-tokens", type=_positive, default=48, metavar="N", help="longest answer (default 48)")
+    parser.add_argument(
+        "--max-tokens", type=number(int, 1), default=48, metavar="N", help="longest answer (default 48)"
+    )
     parser.add_argument(
         "--backend", default="onnxruntime", help="the backend that runs the bundle (default onnxruntime)"
     )
@@ -99,13 +103,6 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 def _format_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", default="auto", choices=["auto", *FORMATS], help="columns (default: recognised)")
     parser.add_argument("--kind", choices=[HARMFUL, BENIGN], help="for files that don't say it themselves")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from jetson_runtime.console import Commands, subcommand
+from jetson_runtime.console import Commands, number, subcommand
 from jetson_runtime.files import canonical_json
 from refusal_suite.admitted import report_of
 from refusal_suite.junit import junit_xml
@@ -35,24 +34,14 @@ def add_compare(commands: Commands) -> None:
             help=f"{words}: a report of 'refusal-check run', or a bundle, whose admitted report is read",
         )  # fmt: skip
     parser.add_argument(
-        "--margin", type=_between(0, 100), default=5.0, metavar="POINTS",
+        "--margin", type=number(float, 0.1, 99.9), default=5.0, metavar="POINTS",
         help="how many hundredths of the prompts the second may be worse by (default 5)",
     )  # fmt: skip
     parser.add_argument(
-        "--alpha", type=_between(0, 0.5), default=0.05, metavar="LEVEL", help="one-sided level (default 0.05)"
+        "--alpha", type=number(float, 0.0001, 0.5), default=0.05, metavar="LEVEL", help="one-sided level (default 0.05)"
     )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML")
     parser.add_argument("--json", action="store_true", help="print everything as JSON instead of a table")
-
-
-def _between(low: float, high: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        value = float(text)
-        if not low < value < high:
-            raise argparse.ArgumentTypeError(f"must lie between {low:g} and {high:g}")
-        return value
-
-    return read
 
 
 def _compare(arguments: argparse.Namespace) -> int:

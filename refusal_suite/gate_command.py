@@ -15,7 +15,7 @@ from typing import Any
 
 from jetson_runtime.admission import ADMITTED, Admissions
 from jetson_runtime.bundle import Bundle, open_bundle
-from jetson_runtime.console import Commands, require, subcommand
+from jetson_runtime.console import Commands, number, require, subcommand
 from jetson_runtime.errors import ConfigError
 from jetson_runtime.files import canonical_json, read_json, sha256_file, write_json
 from refusal_suite.formats import FORMATS
@@ -84,10 +84,18 @@ def _rules_options(parser: argparse.ArgumentParser) -> None:
     for name, (option, unit, text) in _OPTIONS.items():
         default = getattr(Rules, name)
         group.add_argument(
-            option, dest=name, type=_share, default=default, metavar=unit, help=f"{text} (default {default:g})"
+            option,
+            dest=name,
+            type=number(float, 0.1, 99.9),
+            default=default,
+            metavar=unit,
+            help=f"{text} (default {default:g})",
         )
     group.add_argument(
-        "--alpha", type=_level, default=Rules.alpha, help=f"chance of a wrong admission (default {Rules.alpha:g})"
+        "--alpha",
+        type=number(float, 0.0001, 0.2),
+        default=Rules.alpha,
+        help=f"chance of a wrong admission (default {Rules.alpha:g})",
     )
 
 
@@ -96,24 +104,10 @@ def _measuring_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--prompts", type=Path, action="append", metavar="FILE", help="a prompt set; may be repeated")
     group.add_argument("--format", default="auto", choices=["auto", *FORMATS], help="columns (default: recognised)")
     group.add_argument("--kind", choices=[HARMFUL, BENIGN], help="for files that don't say it themselves")
-    group.add_argument("--limit", type=int, metavar="N", help="at most N prompts of each set")
+    group.add_argument("--limit", type=number(int, 1), metavar="N", help="at most N prompts of each set")
     group.add_argument("--seed", type=int, metavar="N", help="which prompts --limit takes (default 0)")
-    group.add_argument("--max-tokens", type=int, metavar="N", help=f"longest answer (default {MAX_TOKENS})")
+    group.add_argument("--max-tokens", type=number(int, 1), metavar="N", help=f"longest answer (default {MAX_TOKENS})")
     group.add_argument("--backend", metavar="NAME", help="what runs the bundle (default onnxruntime)")
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0.1 <= value < 100:
-        raise argparse.ArgumentTypeError("must be from 0.1 to below 100")
-    return value
-
-
-def _level(text: str) -> float:
-    value = float(text)
-    if not 0.0001 <= value <= 0.2:
-        raise argparse.ArgumentTypeError("must be from 0.0001 to 0.2")
-    return value
 
 
 def _gate(arguments: argparse.Namespace) -> int:

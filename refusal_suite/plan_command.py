@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from jetson_runtime.console import Commands, require, subcommand
+from jetson_runtime.console import Commands, number, require, subcommand
 from jetson_runtime.errors import ConfigError
 from jetson_runtime.files import canonical_json
 from refusal_suite.noninferiority import approximate_n, chance, least_n, needed_n
@@ -25,46 +25,30 @@ def add_plan(commands: Commands) -> None:
         examples="  refusal-check plan --margin 3\n"
         "  refusal-check plan --margin 5 --discordant 0.05 --power 0.9 --json",
     )
-    parser.add_argument("--margin", type=_points, required=True, metavar="POINTS", help="what 'gate' is to show")
+    parser.add_argument(
+        "--margin", type=number(float, 0.1, 50.0), required=True, metavar="POINTS", help="what 'gate' is to show"
+    )
     parser.add_argument(
         "--discordant",
-        type=_share,
+        type=number(float, 0.001, 0.999),
         default=0.1,
         metavar="SHARE",
         help="share of the prompts that are judged differently, half of them either way (default 0.1)",
     )
     parser.add_argument(
         "--power",
-        type=_share,
+        type=number(float, 0.001, 0.999),
         default=0.8,
         metavar="SHARE",
         help="chance that an equal depth is admitted (default 0.8)",
     )
     parser.add_argument(
-        "--alpha", type=_level, default=0.05, help="chance that a depth worse by the margin is (default 0.05)"
+        "--alpha",
+        type=number(float, 0.0001, 0.2),
+        default=0.05,
+        help="chance that a depth worse by the margin is (default 0.05)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _points(text: str) -> float:
-    value = float(text)
-    if not 0.1 <= value <= 50:
-        raise argparse.ArgumentTypeError("must be from 0.1 to 50 points")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError("must be between 0 and 1")
-    return value
-
-
-def _level(text: str) -> float:
-    value = float(text)
-    if not 0.0001 <= value <= 0.2:
-        raise argparse.ArgumentTypeError("must be from 0.0001 to 0.2")
-    return value
 
 
 def _plan(arguments: argparse.Namespace) -> int:

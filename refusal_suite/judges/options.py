@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from jetson_runtime.console import number
 from jetson_runtime.errors import ConfigError
 from refusal_suite.judge import LABELS
 from refusal_suite.judges.endpoint import EndpointJudge
@@ -39,7 +40,7 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--judge-key-env", metavar="NAME", help="the environment variable that holds the endpoint's key")
     group.add_argument(
         "--judge-timeout-s",
-        type=_seconds,
+        type=number(float, 0.001, 3600.0),
         metavar="S",
         help=f"longest wait for one reply of the endpoint (default {TIMEOUT_S:g})",
     )
@@ -112,10 +113,3 @@ def _endpoint(model: str, arguments: argparse.Namespace) -> Judge:
     judge = EndpointJudge(model, json_post(url, key, arguments.judge_timeout_s or TIMEOUT_S))
     judge.try_out()
     return judge
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 3600:
-        raise argparse.ArgumentTypeError("must be more than 0 and at most 3600")
-    return value

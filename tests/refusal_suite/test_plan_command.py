@@ -40,3 +40,12 @@ def test_numbers_out_of_range_are_refused(words: list[str], capsys: pytest.Captu
         main(["plan", *words])
     assert ended.value.code == 2
     assert "must be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "five", "1000", ""])
+def test_what_is_no_number_of_points_is_refused_with_what_was_expected(
+    value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "--margin", value])
+    assert f"must be a number from 0.1 to 50, not '{value}'" in capsys.readouterr().err
