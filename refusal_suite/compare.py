@@ -38,7 +38,7 @@ def add_compare(commands: Commands) -> None:
         help="how many hundredths of the prompts the second may be worse by (default 5)",
     )  # fmt: skip
     parser.add_argument(
-        "--alpha", type=number(float, 0.0001, 0.5), default=0.05, metavar="LEVEL", help="one-sided level (default 0.05)"
+        "--alpha", type=number(float, 0.0001, 0.2), default=0.05, metavar="LEVEL", help="one-sided level (default 0.05)"
     )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML")
     parser.add_argument("--json", action="store_true", help="print everything as JSON instead of a table")
