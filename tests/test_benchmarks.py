@@ -146,13 +146,13 @@ def test_the_ways_differ_in_their_exits_alone_and_every_run_has_its_own_state() 
     whole = recipes[realignment_unified.UNIFIED, 2]
     single = recipes[realignment_unified.ONE, 2]
     assert whole.common == single.common and whole.common.seed == 2
-    exits = {name: getattr(whole.plan, name) for name in ("vision_exits", "decoder_exits")}
+    exits = {name: getattr(whole.plan, name) for name in ("vision_exits", "decoder_exits", "harmful_shares")}
     assert replace(single.plan, **exits) == whole.plan
     assert (single.plan.vision_exits, single.plan.decoder_exits) == ((4,), (25,))
     depths = realignment_unified.depths_of(whole.plan)
     assert depths == [(4, 25), (12, 30)]
     shipped = read_stage(RECIPE, "ppo", PpoPlan)
-    sizes = {name: getattr(shipped.plan, name) for name in ("steps", "prompts")}
+    sizes = {name: getattr(shipped.plan, name) for name in ("steps", "mean_steps", "prompts")}
     assert replace(whole.plan, **sizes) == shipped.plan
     assert whole.common.sources == shipped.common.sources
 

@@ -21,8 +21,9 @@ class PpoPlan:
     Each iteration's answers are used in `epochs` epochs of optimizer steps over `groups_per_step` groups.
     `clip`, `gamma`, `gae_decay`, `kl_weight` and `value_weight` are the paper's epsilon, gamma, lambda, eta and c1.
     At every exit, `anchors` questions about a group's picture are held, with `anchor_weight`, to what the reference
-    says. The value head learns at `value_rate` times the learning rate. With `bfloat16`, the decoder's products are
-    computed in it (mixed precision: weights, sums and the head stay float32).
+    says. The value head learns at `value_rate` times the learning rate. What comes out is the mean of the adapters
+    after the last `mean_steps` iterations, because each swings around where refusing ends and answering begins. With
+    `bfloat16`, the decoder's products are computed in it (mixed precision: weights, sums and the head stay float32).
     """
 
     steps: int
@@ -50,6 +51,7 @@ class PpoPlan:
     value_rate: float
     learning_rate: float
     warmup_steps: int
+    mean_steps: int
     floor: float
     memory: float
     bfloat16: bool
@@ -61,6 +63,13 @@ class PpoPlan:
                 found=f"{len(self.harmful_shares)} shares, {len(self.decoder_exits)} decoder exits",
                 expected="a share for each decoder exit, in the same order",
                 remedy="add or remove shares",
+            )
+        if not 1 <= self.mean_steps <= self.steps:
+            raise ConfigError(
+                "the recipe's mean_steps do not fit its steps",
+                found=f"mean_steps {self.mean_steps}, steps {self.steps}",
+                expected="1, for the last adapter, to as many as there are steps",
+                remedy="change one of them",
             )
 
     def harmful_share(self, decoder: int) -> float:

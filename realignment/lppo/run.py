@@ -67,6 +67,7 @@ class Lppo:
     vision: Curriculum[int] = field(init=False)
     decoder: Curriculum[int] = field(init=False)
     requests: Curriculum[str] = field(init=False)
+    sums: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -81,6 +82,7 @@ class Lppo:
         self.vision = Curriculum(plan.floor, plan.memory)
         self.decoder = Curriculum(plan.floor, plan.memory)
         self.requests = Curriculum(plan.floor, plan.memory)
+        self.sums = {name: leaf.detach().clone().zero_() for name, leaf in self.trained.items()}
 
     @property
     def trained(self) -> dict[str, Any]:
@@ -96,6 +98,8 @@ class Lppo:
 
     def run(self) -> int:
         """Train from the saved state, if there is one, to the last iteration or to the time limit; returns where.
+
+        Afterwards the adapter is the mean of those after the last `mean_steps` iterations, if there were that many.
 
         Raises:
             CheckpointError: the saved state belongs to another recipe.
@@ -113,6 +117,7 @@ class Lppo:
             while step < self.plan.steps and self.minutes < self.limits.max_minutes:
                 row = self.iteration(step, optimizer)
                 step += 1
+                self._add_up(step)
                 now = time.monotonic()
                 # Processes stop together: the first one's clock counts.
                 self.minutes = self._agreed(self.minutes + (now - mark) / 60)
@@ -122,6 +127,7 @@ class Lppo:
                     self._save(optimizer, step)
                 bar.update()
                 bar.set_postfix(reward=row["reward"])
+        self._take_mean(step)
         return step
 
     def iteration(self, step: int, optimizer: Any) -> dict[str, str]:
@@ -136,6 +142,19 @@ class Lppo:
         self._remember(gathered)
         figures = self._update(step, optimizer, rollouts)
         return {**_row(gathered, figures, self.plan), "learning_rate": f"{rate:.2e}"}
+
+    def _add_up(self, step: int) -> None:
+        if step > self.plan.steps - self.plan.mean_steps:
+            for name, leaf in self.trained.items():
+                self.sums[name] += leaf.detach()
+
+    def _take_mean(self, step: int) -> None:
+        torch = require("torch", "realign")
+        count = step - (self.plan.steps - self.plan.mean_steps)
+        if count > 0:
+            with torch.no_grad():
+                for name, leaf in self.trained.items():
+                    leaf.copy_(self.sums[name] / count)
 
     def groups(self, step: int) -> list[Group]:
         """The groups of an iteration: they depend on seed, step and curriculum alone, in every process."""
@@ -281,10 +300,14 @@ class Lppo:
             "step": str(step),
             "vision": json.dumps(self.vision.failures),
         }
-        save_state(state_file(self.folder, "ppo"), self.trained, optimizer, place)
+        save_state(state_file(self.folder, "ppo"), self._kept(), optimizer, place)
+
+    def _kept(self) -> dict[str, Any]:
+        """What a state holds beside the optimizer: all that is trained, and its sums for the mean."""
+        return {**self.trained, **{f"sum.{name}": tensor for name, tensor in self.sums.items()}}
 
     def _restore(self, optimizer: Any) -> int:
-        place = restore_state(state_file(self.folder, "ppo"), self.trained, optimizer, self.limits.sha256)
+        place = restore_state(state_file(self.folder, "ppo"), self._kept(), optimizer, self.limits.sha256)
         for curriculum, name in ((self.vision, "vision"), (self.decoder, "decoder")):
             curriculum.failures = {int(exit): value for exit, value in json.loads(place.get(name, "{}")).items()}
         self.requests.failures = json.loads(place.get("requests", "{}"))

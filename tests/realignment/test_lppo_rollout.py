@@ -63,6 +63,7 @@ PLAN = PpoPlan(
     value_rate=1.0,
     learning_rate=0.01,
     warmup_steps=0,
+    mean_steps=1,
     floor=0.4,
     memory=0.7,
     bfloat16=False,

@@ -184,7 +184,9 @@ def test_one_run_draws_all_exits_or_the_one_that_the_plan_names(loop: Callable[.
     unified.vision.failures = {1: 0.0, 2: 1.0, 3: 0.0}
     drawn = [group.vision for step in range(60) for group in unified.groups(step)]
     assert drawn.count(2) > 2 * max(drawn.count(1), drawn.count(3))
-    paper = dataclasses.replace(PLAN, vision_exits=(2,), decoder_exits=(4,), text_share=0.0, steps=2)
+    paper = dataclasses.replace(
+        PLAN, vision_exits=(2,), decoder_exits=(4,), harmful_shares=(0.5,), text_share=0.0, steps=2
+    )
     single = loop("single", paper)
     assert drawn_exits(single, 30) == ({2}, {4})
     single.run()
