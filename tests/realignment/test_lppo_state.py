@@ -32,7 +32,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing of ours catches it."""
 
 
-def same(one: Lppo, other: Lppo) -> bool:
+def same(one: Lppo, other: Any) -> bool:
     return all(torch.equal(tensor, other.trained[name]) for name, tensor in one.trained.items())
 
 
@@ -73,6 +73,33 @@ def test_a_killed_training_ends_where_an_unbroken_one_does(
     assert resumed.vision.failures == unbroken["training"].vision.failures
     assert resumed.decoder.failures == unbroken["training"].decoder.failures
     assert resumed.run() == 4
+
+
+def test_what_comes_out_is_the_mean_of_the_last_adapters_killed_or_not(
+    loop: Callable[..., Lppo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, after = dataclasses.replace(PLAN, mean_steps=3), list[dict[str, Any]]()
+    real = Lppo.iteration
+
+    def watched(training: Lppo, step: int, optimizer: Any) -> dict[str, str]:
+        row = real(training, step, optimizer)
+        after.append({name: tensor.detach().clone() for name, tensor in training.trained.items()})
+        if len(after) == 7:
+            raise Killed
+        return row
+
+    monkeypatch.setattr(Lppo, "iteration", watched)
+    whole = loop("whole", plan)
+    whole.run()
+    with pytest.raises(Killed):
+        loop("killed", plan).run()
+    resumed = loop("killed", plan)
+    resumed.run()
+    for name, tensor in whole.trained.items():
+        mean = sum(each[name] for each in after[1:4]) / 3
+        assert torch.allclose(tensor, mean, atol=1e-7)
+    assert not same(whole, SimpleNamespace(trained=after[3]))
+    assert same(resumed, whole)
 
 
 def test_the_time_limit_ends_a_training_and_holds_over_restarts(loop: Callable[..., Lppo]) -> None:

@@ -122,6 +122,7 @@ def test_a_step_follows_the_mean_of_its_groups_losses(
 ) -> None:
     """Written out for one answer after another: the ratio is 1, so that each token's slope is minus its advantage."""
     plan = dataclasses.replace(PLAN, groups=2, epochs=1, kl_weight=0.4, gamma=0.9, gae_decay=0.8, max_new_tokens=4)
+    plan = dataclasses.replace(plan, decoder_exits=(2, 3, 4), harmful_shares=(0.5,) * 3)
     training = loop(plan=plan)
     for name, tensor in training.leaves.items():
         if "lora_B" in name:
