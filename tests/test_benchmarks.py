@@ -152,7 +152,7 @@ def test_the_ways_differ_in_their_exits_alone_and_every_run_has_its_own_state() 
     depths = realignment_unified.depths_of(whole.plan)
     assert depths == [(4, 25), (12, 30)]
     shipped = read_stage(RECIPE, "ppo", PpoPlan)
-    sizes = {name: getattr(shipped.plan, name) for name in ("steps", "mean_steps", "prompts")}
+    sizes = {name: getattr(shipped.plan, name) for name in ("steps", "prompts")}
     assert replace(whole.plan, **sizes) == shipped.plan
     assert whole.common.sources == shipped.common.sources
 
