@@ -2,7 +2,7 @@
 
 Each turn is one iteration of ours, then one of TRL's, on the same requests. The clock of an iteration covers rollout,
 rewards, reference, loss, backward pass and optimizer; within it, the rollout's own covers what makes tokens of tokens:
-`answer_batch` here, `_generate_single_turn` there.
+`say` here, `_generate_single_turn` there.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from PIL import Image
 
 from jetson_runtime.console import require
 from realignment.adapters import inject
-from realignment.answering import answer_batch
 from realignment.lppo import rollout
 from realignment.lppo.curriculum import TEXT_ALONE
 from realignment.lppo.plan import PpoPlan
 from realignment.lppo.rewards import Asked, RuleReward
-from realignment.lppo.rollout import Group, World
+from realignment.lppo.rollout import Group, World, say
 from realignment.lppo.run import Lppo
 from realignment.requests import read_pool
 from realignment.scenes import Scenes
@@ -133,8 +132,7 @@ class Match:
         torch.nn.init.zeros_(head.weight)
         world = World(towers, head, read_pool([], None), scenes, RuleReward())
         clocks = {"holdfast": Clock(), "trl": Clock()}
-        timed = clocks["holdfast"].rollout(answer_batch, lambda rows: [len(one.tokens) for row in rows for one in row])
-        vars(rollout)["answer_batch"] = timed
+        vars(rollout)["say"] = clocks["holdfast"].rollout(say, lambda said: [len(one.tokens) for one in said])
         trainer = self._trainer(theirs, world, clocks["trl"])
         # The trainer sets accelerate's state up; ours joins it.
         loop = FixedGroups(world, self.plan, recipe, leaves, SEED, self.folder, accelerate.Accelerator(cpu=True))

@@ -35,6 +35,7 @@ __all__ = [
     "storage_errors",
     "sync_directory",
     "write_json",
+    "write_text",
 ]
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -91,13 +92,23 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write deterministic JSON beside `path` and rename it into place: readers see the old file or the new one."""
-    text = canonical_json(value)
+    """Write deterministic JSON as `write_text` writes."""
+    write_text(path, canonical_json(value))
+
+
+def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
+    """Write UTF-8 beside `path` and rename it into place: readers see the old file or the new one.
+
+    `errors` is that of `str.encode`; line ends stay as they are.
+
+    Raises:
+        StorageError: the disk is full or the place not writable.
+    """
     partial = path.with_name(f".{path.name}.partial")
     with storage_errors(path):
         make_directory(path.parent)
         try:
-            with partial.open("w", encoding="utf-8") as file:
+            with partial.open("w", encoding="utf-8", errors=errors, newline="") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

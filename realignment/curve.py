@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jetson_runtime.files import storage_errors
+from jetson_runtime.files import storage_errors, write_text
 
 __all__ = ["Curve"]
 
@@ -19,7 +20,11 @@ class Curve:
 
     def add(self, row: Mapping[str, str]) -> None:
         """Append a row; columns that it lacks stay empty."""
-        self._write([row], "a" if self.file.is_file() else "w")
+        if self.file.is_file():
+            with storage_errors(self.file), self.file.open("a", newline="", encoding="utf-8") as file:
+                file.write(self._text([row], header=False))
+        else:
+            self._replace([row])
 
     def rows(self) -> list[dict[str, str]]:
         """What has been written so far."""
@@ -32,11 +37,16 @@ class Curve:
         """Drop the rows of `stage` after `step`: a training that goes on from there writes them again."""
         rows = self.rows()
         if rows:
-            self._write([row for row in rows if row["stage"] != stage or int(row["step"]) <= step], "w")
+            self._replace([row for row in rows if row["stage"] != stage or int(row["step"]) <= step])
 
-    def _write(self, rows: Sequence[Mapping[str, str]], mode: str) -> None:
-        with storage_errors(self.file), self.file.open(mode, newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns, restval="")
-            if mode == "w":
-                writer.writeheader()
-            writer.writerows(rows)
+    def _replace(self, rows: Sequence[Mapping[str, str]]) -> None:
+        # Whole or not at all: a file that was killed before its header would swallow the next run's first row.
+        write_text(self.file, self._text(rows, header=True))
+
+    def _text(self, rows: Sequence[Mapping[str, str]], *, header: bool) -> str:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns, restval="")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jetson_runtime.console import command_line, number, require, run, subcommand
-from jetson_runtime.files import canonical_json, write_json
+from jetson_runtime.files import canonical_json, write_json, write_text
 from jetson_runtime.ladder import Ladder, OperatingPoint
 from refusal_suite.agree_command import add_agree
 from refusal_suite.compare import add_compare
@@ -19,7 +19,7 @@ from refusal_suite.formats import FORMATS
 from refusal_suite.gate_command import add_gate
 from refusal_suite.judges.options import add_judge_options, chosen_judge
 from refusal_suite.measure import ALL, Item, choose_depths, choose_schedules, measure, same_answers, unique_ids
-from refusal_suite.output import check_place, write_text
+from refusal_suite.output import check_place
 from refusal_suite.page import add_page
 from refusal_suite.plan_command import add_plan
 from refusal_suite.prompts import BENIGN, BUILTIN, HARMFUL, PromptSet, load_prompts

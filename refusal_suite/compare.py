@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from jetson_runtime.console import Commands, number, subcommand
-from jetson_runtime.files import canonical_json
+from jetson_runtime.files import canonical_json, write_text
 from refusal_suite.admitted import report_of
 from refusal_suite.junit import junit_xml
-from refusal_suite.output import check_place, write_text
+from refusal_suite.output import check_place
 from refusal_suite.paired import Rule
 from refusal_suite.report_comparison import compare_reports, comparison_table
 

@@ -1,4 +1,4 @@
-"""Where the commands write: places are checked before a long run, and files are whole or not there."""
+"""Where the commands write: places are checked before a long run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 from jetson_runtime.errors import StorageError
-from jetson_runtime.files import storage_errors
 
-__all__ = ["check_place", "write_text"]
+__all__ = ["check_place"]
 
 
 def check_place(path: Path | None, *, directory: bool = False) -> None:
@@ -29,19 +28,3 @@ def check_place(path: Path | None, *, directory: bool = False) -> None:
             found=f"no permission in {nearest}" if nearest.is_dir() else f"{nearest} is no directory",
             remedy="choose a place that you may write to",
         )
-
-
-def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
-    """Write UTF-8 beside `path` and rename it into place; `errors` is that of `str.encode`.
-
-    Raises:
-        StorageError: the disk is full or the place not writable.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8", errors=errors)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)

@@ -14,13 +14,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jetson_runtime.bundle import MANIFEST, Bundle, open_bundle
 from jetson_runtime.console import Commands, subcommand
 from jetson_runtime.errors import AdmissionError, InputError
+from jetson_runtime.files import write_text
 from jetson_runtime.manifest import Manifest
 from jetson_runtime.profile import LatencyProfile
 from jetson_runtime.trust import Trust
 from refusal_suite import page_summary
 from refusal_suite.admitted import admitted_report
 from refusal_suite.charts import ms
-from refusal_suite.output import write_text
 from refusal_suite.page_accuracy import Accuracy, read_accuracy
 from refusal_suite.page_facts import Workload
 from refusal_suite.page_gate import gate_not_run, gate_view, shifts_view, status_view

@@ -23,7 +23,7 @@ from realignment.towers import Towers
 from refusal_suite.judge import COMPLIANCE, INCOHERENT, REFUSAL, judge
 from refusal_suite.prompts import BENIGN, HARMFUL
 
-__all__ = ["Group", "Rollout", "View", "World", "answer_group", "draw_group", "evaluate", "shown_of"]
+__all__ = ["Group", "Rollout", "View", "World", "answer_group", "draw_group", "evaluate", "say", "shown_of"]
 
 
 @dataclass(frozen=True)
@@ -136,16 +136,7 @@ def answer_group(world: World, plan: PpoPlan, group: Group, generator: Any) -> R
     towers, image = world.towers, group.picture is not None
     asked = [towers.prompts.asked(one.text, image=image) for one in group.asked]
     shown = shown_of(world, group)
-    with world.merged(), world.precision():
-        (said,) = answer_batch(
-            towers,
-            group.decoder,
-            [asked],
-            None if shown is None else shown[None],
-            max_new_tokens=plan.max_new_tokens,
-            temperature=plan.temperature,
-            generator=generator,
-        )
+    said = say(world, plan, group, asked, generator)
     texts = [text_of(towers, one.tokens) for one in said]
     finished = [one.tokens[-1] in towers.stop_tokens for one in said]
     device = towers.model.device
@@ -162,6 +153,22 @@ def answer_group(world: World, plan: PpoPlan, group: Group, generator: Any) -> R
         failures,
         counts,
     )
+
+
+def say(world: World, plan: PpoPlan, group: Group, asked: Sequence[list[int]], generator: Any) -> list[Said]:
+    """The policy's answers to a group's prompts; `asked` are the prompts' tokens."""
+    shown = shown_of(world, group)
+    with world.merged(), world.precision():
+        (said,) = answer_batch(
+            world.towers,
+            group.decoder,
+            [asked],
+            None if shown is None else shown[None],
+            max_new_tokens=plan.max_new_tokens,
+            temperature=plan.temperature,
+            generator=generator,
+        )
+    return said
 
 
 _GOOD = {HARMFUL: "harmful refused", BENIGN: "benign answered", VISUAL: "visual right"}
