@@ -30,7 +30,7 @@ ENVELOPE = "manifest.dsse.json"
 ROLES = ("segment", "head", "embedding")
 TOWERS = ("vision", "decoder")
 KINDS = ("portable", "engine")
-_MEASURED = ("engine", "preprocessing", "tokenizer", "weights")
+_ANSWERING = ("engine", "preprocessing", "tokenizer", "weights")
 
 
 @dataclass(frozen=True)
@@ -134,17 +134,21 @@ class Manifest:
         return next(engine for engine in self.engines if engine.role == "embedding")
 
     @property
-    def engines_digest(self) -> str:
-        """One digest over what answers come from: what a profile or a refusal report was measured on.
+    def answers_digest(self) -> str:
+        """One digest over what answers come from, whatever depth is asked and however depths are named.
 
         It covers every engine and weights file, and what the runtime does with them: tokenizer and chat template,
-        preprocessing, the ladder, the engines' wiring and the model's numbers, but not its name.
+        preprocessing, the engines' wiring and the model's numbers, but not its name.
         """
         value = self.to_dict()
-        measured = {path: record.sha256 for path, record in self.files.items() if record.role in _MEASURED}
-        used = {name: value[name] for name in ("engines", "ladder", "shared")}
+        files = {path: record.sha256 for path, record in self.files.items() if record.role in _ANSWERING}
         numbers = {name: number for name, number in value["model"].items() if name not in ("id", "version")}
-        return hashlib.sha256(canonical_json({**used, "files": measured, "model": numbers}).encode()).hexdigest()
+        return _digest({"engines": value["engines"], "files": files, "model": numbers, "shared": value["shared"]})
+
+    @property
+    def engines_digest(self) -> str:
+        """One digest over what a profile or a refusal report was measured on: `answers_digest`, and the ladder."""
+        return _digest({"answers": self.answers_digest, "ladder": self.ladder.to_dicts()})
 
     @classmethod
     def from_dict(cls, value: Any, where: str) -> Manifest:
@@ -173,6 +177,10 @@ class Manifest:
                 remedy="export the bundle again; a manifest is never edited by hand",
             )
         return manifest
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 class _Reader:

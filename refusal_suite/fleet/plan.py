@@ -15,7 +15,7 @@ from jetson_runtime.errors import ConfigError, InputError
 from jetson_runtime.ladder import Depth, OperatingPoint, Schedule
 from refusal_suite.fleet.config import PromptSource, SweepConfig
 from refusal_suite.fleet.store import UnitStore
-from refusal_suite.fleet.unit import Basis, Part, Unit, answer_digests
+from refusal_suite.fleet.unit import Basis, Part, Unit
 from refusal_suite.judge import JUDGE
 from refusal_suite.measure import unique_ids
 from refusal_suite.prompts import Prompt, PromptSet, load_prompts
@@ -43,9 +43,9 @@ class Target:
     schedules: tuple[Schedule, ...]
 
     @cached_property
-    def digests(self) -> dict[str, str]:
+    def answers_digest(self) -> str:
         """What of the bundle decides an answer."""
-        return answer_digests(self.bundle.manifest)
+        return self.bundle.manifest.answers_digest
 
     @property
     def points(self) -> tuple[OperatingPoint, ...]:
@@ -94,7 +94,7 @@ class Plan:
     def group(self, target: Target, point: OperatingPoint, asked: AskedSet, *, picture: bool) -> Unit:
         """The unit without prompts whose group the answers belong to."""
         basis = Basis.of(
-            target.digests,
+            target.answers_digest,
             point,
             self.judge,
             picture=picture,

@@ -9,13 +9,11 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from jetson_runtime.bundle import CHAT_TEMPLATE, PREPROCESSING, TOKENIZER
 from jetson_runtime.files import canonical_json
 from jetson_runtime.ladder import OperatingPoint
-from jetson_runtime.manifest import Manifest
 from refusal_suite.margins import describe_margins
 
-__all__ = ["BACKEND", "Basis", "Part", "Unit", "answer_digests", "digest"]
+__all__ = ["BACKEND", "Basis", "Part", "Unit", "digest"]
 
 BACKEND = "onnxruntime"
 # They turn a prompt into tokens, a picture into numbers and both into an answer: another version may do it otherwise.
@@ -25,21 +23,6 @@ _PACKAGES = ("holdfast", "numpy", "onnxruntime", "pillow", "tokenizers")
 def digest(value: Any) -> str:
     """The SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def answer_digests(manifest: Manifest) -> dict[str, str]:
-    """The digests of everything in a bundle that can change an answer.
-
-    Profiles, reports, admissions, the release and the ladder's names can't: a bundle that gets them keeps its units.
-    """
-    model = {name: value for name, value in asdict(manifest.model).items() if name not in ("id", "version")}
-    graph = [[asdict(part) for part in parts] for parts in (manifest.engines, manifest.shared)]
-    files = {"tokenizer": TOKENIZER, "chat_template": CHAT_TEMPLATE, "preprocessing": PREPROCESSING}
-    return {
-        "engines": manifest.engines_digest,
-        "model": digest([model, graph]),
-        **{name: manifest.files[path].sha256 for name, path in files.items()},
-    }
 
 
 @cache
@@ -61,7 +44,7 @@ class Basis:
     it.
     """
 
-    bundle: Mapping[str, str]
+    bundle: str
     operation: tuple[int, ...]
     judge: str
     margins: str
@@ -73,7 +56,7 @@ class Basis:
     @classmethod
     def of(
         cls,
-        bundle: Mapping[str, str],
+        bundle: str,
         point: OperatingPoint,
         judge: str,
         *,
@@ -81,7 +64,7 @@ class Basis:
         max_tokens: int,
         threads: int,
     ) -> Basis:
-        """What would decide here: the bundle by its `answer_digests`, the packages by what is installed."""
+        """What would decide here: the bundle by its `Manifest.answers_digest`, the packages by what is installed."""
         return cls(
             bundle=bundle,
             operation=point.operation if picture else point.operation[1:],

@@ -15,7 +15,7 @@ from jetson_runtime.errors import BundleError
 from jetson_runtime.machine import machine_facts
 from refusal_suite.fleet.plan import Job, Parcel
 from refusal_suite.fleet.store import Entry
-from refusal_suite.fleet.unit import BACKEND, Basis, Part, Unit, answer_digests
+from refusal_suite.fleet.unit import BACKEND, Basis, Part, Unit
 from refusal_suite.judges import Judge, RulesJudge
 from refusal_suite.measure import measure
 from refusal_suite.prompts import Prompt, PromptSet
@@ -61,7 +61,7 @@ class Worker:
         self._make_judge = make_judge
         self._loaded: tuple[Path, int] | None = None
         self._runtime: Runtime | None = None
-        self._digests: dict[str, str] = {}
+        self._answers_digest = ""
 
     def do(self, parcel: Parcel) -> list[Entry]:
         """The unit's answers as a report carries them.
@@ -93,14 +93,14 @@ class Worker:
         if self._runtime is None or self._loaded != (path, threads):
             self.close()
             self._runtime = jetson_runtime.load(path, backend=BACKEND, threads=threads, allow_unadmitted=True)
-            self._loaded, self._digests = (path, threads), answer_digests(self._runtime.bundle.manifest)
+            self._loaded, self._answers_digest = (path, threads), self._runtime.bundle.manifest.answers_digest
         return self._runtime
 
     def _check(self, parcel: Parcel, judge: str) -> None:
         """Derive the unit again from what is here: on another machine the same path may hold another bundle."""
         wanted = parcel.unit.basis
         basis = Basis.of(
-            self._digests,
+            self._answers_digest,
             parcel.point,
             judge,
             picture=any(picture is not None for picture in parcel.pictures),

@@ -16,7 +16,7 @@ from jetson_runtime.files import read_json, write_json
 from refusal_suite.fleet.store import UnitStore, locked
 from refusal_suite.fleet.unit import Basis, Part, Unit
 
-BASIS = Basis({"engines": "ab"}, (4, 10, 0, 10), "rules-1", "cd", 8, 1, "onnxruntime", {"numpy": "2"})
+BASIS = Basis("ab", (4, 10, 0, 10), "rules-1", "cd", 8, 1, "onnxruntime", {"numpy": "2"})
 PARTS = (Part("p1", None), Part("p2", None), Part("p3", None))
 UNIT = Unit(BASIS, "set", PARTS)
 

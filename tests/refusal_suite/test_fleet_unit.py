@@ -15,14 +15,14 @@ from jetson_runtime.bundle import CHAT_TEMPLATE, PREPROCESSING, TOKENIZER, open_
 from jetson_runtime.files import canonical_json
 from jetson_runtime.ladder import Depth, Ladder, Schedule
 from jetson_runtime.manifest import FileRecord, Manifest
-from refusal_suite.fleet.unit import Basis, Part, Unit, answer_digests
+from refusal_suite.fleet.unit import Basis, Part, Unit
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 digests = st.dictionaries(words, words, max_size=3)
 parts = st.builds(Part, words, st.none() | words)
 bases = st.builds(
     Basis,
-    bundle=digests,
+    bundle=words,
     operation=st.tuples(*[st.integers(0, 99)] * 4) | st.tuples(*[st.integers(0, 99)] * 3),
     judge=words,
     margins=words,
@@ -60,7 +60,7 @@ def test_every_field_of_the_basis_counts(basis: Basis, other: Basis) -> None:
 
 
 def test_the_parts_and_their_order_count() -> None:
-    basis = Basis({}, (1, 2, 0, 2), "judge", "margins", 8, 1, "onnxruntime", {})
+    basis = Basis("", (1, 2, 0, 2), "judge", "margins", 8, 1, "onnxruntime", {})
     one, two, seen = Part("p1", None), Part("p2", None), Part("p1", "ab" * 32)
 
     keys = {Unit(basis, "set", some).key for some in ((one, two), (two, one), (one,), (seen, two), ())}
@@ -86,7 +86,7 @@ def manifest(tiny_bundle: Callable[[str, str], Path]) -> Manifest:
 
 
 def test_what_can_change_an_answer_changes_the_digests(manifest: Manifest) -> None:
-    before = answer_digests(manifest)
+    before = manifest.answers_digest
     places = [manifest.engines[0].path, TOKENIZER, CHAT_TEMPLATE, PREPROCESSING]
     places += [path for path, record in manifest.files.items() if record.role == "weights"]
     changed = [
@@ -98,7 +98,7 @@ def test_what_can_change_an_answer_changes_the_digests(manifest: Manifest) -> No
     changed.append(replace(manifest, engines=manifest.engines[::-1]))
 
     for other in changed:
-        assert answer_digests(other) != before
+        assert other.answers_digest != before
 
 
 def test_what_can_t_change_an_answer_keeps_the_digests(manifest: Manifest) -> None:
@@ -112,4 +112,4 @@ def test_what_can_t_change_an_answer_keeps_the_digests(manifest: Manifest) -> No
         replace(manifest, files={**manifest.files, **profile}),
         replace(manifest, admissions={"schema": "any"}),
     ):
-        assert answer_digests(other) == answer_digests(manifest)
+        assert other.answers_digest == manifest.answers_digest
