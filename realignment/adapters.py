@@ -74,8 +74,8 @@ def adapter_off(language_model: Any) -> Iterator[None]:
 def adapter_merged(language_model: Any, dtype: Any) -> Iterator[None]:
     """The language model with its adapter inside its weights, in `dtype`, and put back bit by bit afterwards.
 
-    Answering token by token reads every weight for each token: without the adapter's own products, and in the type
-    that the products are computed in, that is about half the time. It holds one more copy of the blocks' weights.
+    Answering token by token reads every weight for each token: this spares the adapter's own products and the casts to
+    the type that products are computed in. It holds one more copy of the blocks' weights.
     """
     torch, layers = require("torch", "realign"), _layers(language_model)
     kept = [layer.base_layer.weight.data for layer in layers]
