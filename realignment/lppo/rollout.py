@@ -46,7 +46,7 @@ class World:
         return torch.autocast(self.towers.model.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def merged(self) -> Any:
-        """A context in which the policy answers: as it is, only faster."""
+        """A context in which the policy answers: as it is but for rounding, only faster."""
         torch = require("torch", "realign")
         dtype = torch.bfloat16 if self.bfloat16 else torch.float32
         return adapter_merged(self.towers.model.model.language_model, dtype)
@@ -136,7 +136,7 @@ def answer_group(world: World, plan: PpoPlan, group: Group, generator: Any) -> R
     towers, image = world.towers, group.picture is not None
     asked = [towers.prompts.asked(one.text, image=image) for one in group.asked]
     shown = shown_of(world, group)
-    said = say(world, plan, group, asked, generator)
+    said = say(world, plan, group, asked, shown, generator)
     texts = [text_of(towers, one.tokens) for one in said]
     finished = [one.tokens[-1] in towers.stop_tokens for one in said]
     device = towers.model.device
@@ -155,9 +155,10 @@ def answer_group(world: World, plan: PpoPlan, group: Group, generator: Any) -> R
     )
 
 
-def say(world: World, plan: PpoPlan, group: Group, asked: Sequence[list[int]], generator: Any) -> list[Said]:
-    """The policy's answers to a group's prompts; `asked` are the prompts' tokens."""
-    shown = shown_of(world, group)
+def say(
+    world: World, plan: PpoPlan, group: Group, asked: Sequence[list[int]], shown: Any, generator: Any
+) -> list[Said]:
+    """The policy's answers to a group's prompts; `asked` are the prompts' tokens, `shown` is what `shown_of` gives."""
     with world.merged(), world.precision():
         (said,) = answer_batch(
             world.towers,
