@@ -132,7 +132,9 @@ class Match:
         torch.nn.init.zeros_(head.weight)
         world = World(towers, head, read_pool([], None), scenes, RuleReward())
         clocks = {"holdfast": Clock(), "trl": Clock()}
-        vars(rollout)["say"] = clocks["holdfast"].rollout(say, lambda said: [len(one.tokens) for one in said])
+        vars(rollout)["say"] = clocks["holdfast"].rollout(
+            say, lambda said: [len(one.tokens) for row in said for one in row]
+        )
         trainer = self._trainer(theirs, world, clocks["trl"])
         # The trainer sets accelerate's state up; ours joins it.
         loop = FixedGroups(world, self.plan, recipe, leaves, SEED, self.folder, accelerate.Accelerator(cpu=True))

@@ -8,7 +8,7 @@ from typing import Any
 
 from jetson_runtime.console import require
 from realignment.answers import embedded
-from realignment.packing import pack
+from realignment.row_cache import RowCache, attending
 from realignment.towers import Towers
 
 __all__ = ["Said", "answer_batch"]
@@ -30,72 +30,70 @@ def answer_batch(
     *,
     max_new_tokens: int,
     temperature: float = 0.0,
-    generator: Any = None,
+    generators: Sequence[Any] | None = None,
 ) -> list[list[Said]]:
     """Answers of the decoder left at `exit`: for each row, one per prompt of that row.
 
     `asked[row]` are the prompts' tokens (`Prompts.asked`). `shown` is the rows' projected pictures, [rows, image
-    tokens, width], or None for prompts without a picture. `temperature` 0 is greedy; log-probabilities are those of the
+    tokens, width], or None for prompts without a picture. `temperature` 0 is greedy; otherwise each row draws from its
+    own of `generators`, so that its answers don't depend on the other rows. Log-probabilities are those of the
     untempered distribution.
     """
     torch = require("torch", "realign")
-    pictures = [None] * len(asked) if shown is None else list(shown)
-    with torch.no_grad():
-        return [
-            _answer(towers, exit, row, picture, max_new_tokens, temperature, generator)
-            for row, picture in zip(asked, pictures, strict=True)
-        ]
-
-
-def _answer(
-    towers: Towers, exit: int, asked: Any, picture: Any, max_new_tokens: int, temperature: float, generator: Any
-) -> list[Said]:
-    """One row, as one sequence under a block-diagonal mask: the cache holds the picture once, whatever is asked."""
-    torch = require("torch", "realign")
     model, decoder, device = towers.model, towers.decoder(exit), towers.model.device
-    prefix = [] if picture is None else towers.prompts.prefix
-    packed = pack(prefix, [[(list(ids), list(ids)) for ids in asked]], [range(len(prefix))]).to(device)
-    # Apart, because a prompt or an answer may say the image token without meaning a picture.
-    parts = [embedded(model, packed.tokens[:, len(prefix) :], None)]
-    if picture is not None:
-        parts.insert(0, embedded(model, packed.tokens[:, : len(prefix)], picture))
-    vectors, mask, positions = torch.cat(parts, 1), packed.mask, packed.positions
-    owner, numbers = packed.segment[0], torch.arange(1, len(asked) + 1, device=device)
-    last = torch.tensor([len(ids) for ids in asked], device=device).cumsum(0) + len(prefix) - 1
-    said: list[list[int]] = [[] for _ in asked]
-    scores: list[list[float]] = [[] for _ in asked]
-    stops, cache = torch.tensor(sorted(towers.stop_tokens), device=device), None
-    for _ in range(max_new_tokens):
-        out = decoder(
-            inputs_embeds=vectors,
-            attention_mask=mask.to(vectors.dtype),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        cache, positions = out.past_key_values, positions[:, last]
-        # The head in float32 as in the update, whatever the blocks run in: casting its weight costs more than it saves.
-        with torch.autocast(device.type, enabled=False):
-            chances = model.lm_head(out.last_hidden_state[0, last].float()).log_softmax(-1)
-        chosen = _choose(chances, temperature, generator)
-        picked = chances.gather(1, chosen[:, None])[:, 0]
-        for number, token, score in zip(numbers.tolist(), chosen.tolist(), picked.tolist(), strict=True):
-            said[number - 1].append(token)
-            scores[number - 1].append(score)
-        # Finished answers are fed no further: refusals are short, and what stays gets faster.
-        going = (~torch.isin(chosen, stops)).nonzero()[:, 0]
-        if not len(going):
-            break
-        numbers, positions = numbers[going], positions[:, going] + 1
-        owner = torch.cat([owner, numbers])
-        sees = (owner == 0) | (owner == numbers[:, None])
-        mask = torch.zeros(sees.shape, device=device).masked_fill(~sees, float("-inf"))[None, None]
-        vectors, last = embedded(model, chosen[going][None], None), torch.arange(len(going), device=device)
-    return [Said(tuple(tokens), tuple(logprobs)) for tokens, logprobs in zip(said, scores, strict=True)]
+    prefix, prompts = [] if shown is None else towers.prompts.prefix, [ids for row in asked for ids in row]
+    before = len(prefix) * len(asked)
+    # All as one sequence, pictures first: the weights are read once for it, and no place is padding.
+    vectors = embedded(model, torch.tensor([[token for ids in prompts for token in ids]], device=device), None)
+    if shown is not None:
+        # Apart, because a prompt or an answer may say the image token without meaning a picture.
+        seen = embedded(model, torch.tensor([prefix] * len(asked), device=device), shown)
+        vectors = torch.cat([seen.flatten(0, 1)[None], vectors], 1)
+    places = [*list(range(len(prefix))) * len(asked), *(len(prefix) + n for ids in prompts for n in range(len(ids)))]
+    positions = torch.tensor([places], device=device)
+    last = torch.tensor([len(ids) for ids in prompts], device=device).cumsum(0) + before - 1
+    numbers = torch.arange(len(prompts), device=device)
+    owners = torch.tensor([row for row, some in enumerate(asked) for _ in some])
+    said: list[list[int]] = [[] for _ in prompts]
+    scores: list[list[float]] = [[] for _ in prompts]
+    stops = torch.tensor(sorted(towers.stop_tokens), device=device)
+    rows = RowCache(len(prefix), [[len(ids) for ids in row] for row in asked], max_new_tokens, device)
+    with torch.no_grad(), attending(model.model.language_model, decoder):
+        for _ in range(max_new_tokens):
+            out = decoder(inputs_embeds=vectors, position_ids=positions, use_cache=False, rows=rows)
+            # The head in float32 as in the update: casting its weight costs more than a faster product saves.
+            with torch.autocast(device.type, enabled=False):
+                chances = model.lm_head(out.last_hidden_state[0, last].float()).log_softmax(-1)
+            if temperature:
+                counts = torch.bincount(owners, minlength=len(asked)).tolist()
+                chosen = _drawn(chances / temperature, counts, generators or [None] * len(asked))
+            else:
+                chosen = chances.argmax(-1)
+            picked = chances.gather(1, chosen[:, None])[:, 0]
+            for number, token, score in zip(numbers.tolist(), chosen.tolist(), picked.tolist(), strict=True):
+                said[number].append(token)
+                scores[number].append(score)
+            # Finished answers are fed no further: refusals are short, and what stays gets faster.
+            going = (~torch.isin(chosen, stops)).nonzero()[:, 0]
+            if not len(going):
+                break
+            rows.go_on(going)
+            numbers, owners, positions = numbers[going], owners[going.cpu()], positions[:, last][:, going] + 1
+            vectors, last = embedded(model, chosen[going][None], None), torch.arange(len(going), device=device)
+    answers = iter([Said(tuple(tokens), tuple(logprobs)) for tokens, logprobs in zip(said, scores, strict=True)])
+    return [[next(answers) for _ in row] for row in asked]
 
 
-def _choose(chances: Any, temperature: float, generator: Any) -> Any:
+def _drawn(chances: Any, counts: Sequence[int], generators: Sequence[Any]) -> Any:
+    """A token of each row of `chances` [rows, vocabulary]: one draw, looked up in the cumulative distribution.
+
+    torch.multinomial draws a number for every token there is. In float64: else the sum would lose rare tokens.
+    """
     torch = require("torch", "realign")
-    if temperature == 0:
-        return chances.argmax(-1)
-    return torch.multinomial((chances / temperature).softmax(-1), 1, generator=generator)[:, 0]
+    heights = chances.double().softmax(-1).cumsum(-1)
+    draws = [
+        torch.rand(count, 1, dtype=heights.dtype, device=heights.device, generator=generator)
+        for count, generator in zip(counts, generators, strict=True)
+    ]
+    found = torch.searchsorted(heights, torch.cat(draws) * heights[:, -1:], right=True)[:, 0]
+    return found.clamp(max=heights.shape[1] - 1)

@@ -23,7 +23,7 @@ from realignment.towers import Towers
 from refusal_suite.judge import COMPLIANCE, INCOHERENT, REFUSAL, judge
 from refusal_suite.prompts import BENIGN, HARMFUL
 
-__all__ = ["Group", "Rollout", "View", "World", "answer_group", "draw_group", "evaluate", "say", "shown_of"]
+__all__ = ["Group", "Rollout", "View", "World", "answer_groups", "draw_group", "evaluate", "say", "shown_of"]
 
 
 @dataclass(frozen=True)
@@ -130,16 +130,55 @@ def draw_group(
     return Group(vision, decoder, picture, tuple(sorted(asked, key=lambda one: len(one.text))), anchors)
 
 
-def answer_group(world: World, plan: PpoPlan, group: Group, generator: Any) -> Rollout:
-    """Let the policy answer a group, score the answers, and note what old policy, reference and value head say."""
+def answer_groups(world: World, plan: PpoPlan, groups: Sequence[Group], generators: Sequence[Any]) -> list[Rollout]:
+    """Let the policy answer groups, score the answers, and note what old policy, reference and value head say.
+
+    Each group draws from its own of `generators`: its answers are the same with any others beside it.
+    """
+    asked = [
+        [world.towers.prompts.asked(one.text, image=group.picture is not None) for one in group.asked]
+        for group in groups
+    ]
+    said = say(world, plan, groups, asked, generators)
+    return [_scored(world, *given) for given in zip(groups, asked, said, strict=True)]
+
+
+def say(
+    world: World,
+    plan: PpoPlan,
+    groups: Sequence[Group],
+    asked: Sequence[Sequence[list[int]]],
+    generators: Sequence[Any],
+) -> list[list[Said]]:
+    """The policy's answers to groups of prompts; `asked` are the prompts' tokens.
+
+    What leaves the decoder at one exit, with a picture or without, is answered in one batch.
+    """
     torch = require("torch", "realign")
-    towers, image = world.towers, group.picture is not None
-    asked = [towers.prompts.asked(one.text, image=image) for one in group.asked]
-    shown = shown_of(world, group)
-    said = say(world, plan, group, asked, shown, generator)
+    together: dict[tuple[int, bool], list[int]] = {}
+    for number, group in enumerate(groups):
+        together.setdefault((group.decoder, group.picture is None), []).append(number)
+    said: dict[int, list[Said]] = {}
+    with world.merged(), world.precision():
+        for (decoder, alone), numbers in together.items():
+            answers = answer_batch(
+                world.towers,
+                decoder,
+                [asked[number] for number in numbers],
+                None if alone else torch.stack([shown_of(world, groups[number]) for number in numbers]),
+                max_new_tokens=plan.max_new_tokens,
+                temperature=plan.temperature,
+                generators=[generators[number] for number in numbers],
+            )
+            said |= dict(zip(numbers, answers, strict=True))
+    return [said[number] for number in range(len(groups))]
+
+
+def _scored(world: World, group: Group, asked: Sequence[list[int]], said: Sequence[Said]) -> Rollout:
+    torch = require("torch", "realign")
+    towers, device, shown = world.towers, world.towers.model.device, shown_of(world, group)
     texts = [text_of(towers, one.tokens) for one in said]
     finished = [one.tokens[-1] in towers.stop_tokens for one in said]
-    device = towers.model.device
     rewards = torch.tensor(world.reward(group.asked, texts, finished), dtype=torch.float32, device=device)
     packed = _packed(towers, group, asked, said)
     mask = _padded([torch.ones(len(one.tokens), device=device) for one in said])
@@ -153,23 +192,6 @@ def answer_group(world: World, plan: PpoPlan, group: Group, generator: Any) -> R
         failures,
         counts,
     )
-
-
-def say(
-    world: World, plan: PpoPlan, group: Group, asked: Sequence[list[int]], shown: Any, generator: Any
-) -> list[Said]:
-    """The policy's answers to a group's prompts; `asked` are the prompts' tokens, `shown` is what `shown_of` gives."""
-    with world.merged(), world.precision():
-        (said,) = answer_batch(
-            world.towers,
-            group.decoder,
-            [asked],
-            None if shown is None else shown[None],
-            max_new_tokens=plan.max_new_tokens,
-            temperature=plan.temperature,
-            generator=generator,
-        )
-    return said
 
 
 _GOOD = {HARMFUL: "harmful refused", BENIGN: "benign answered", VISUAL: "visual right"}

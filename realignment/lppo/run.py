@@ -24,7 +24,7 @@ from realignment.curve import Curve
 from realignment.lppo.curriculum import TEXT_ALONE, Curriculum
 from realignment.lppo.objective import advantages, divergence, objective, token_rewards, whitened
 from realignment.lppo.plan import PpoPlan
-from realignment.lppo.rollout import Group, Rollout, World, answer_group, draw_group, evaluate, shown_of
+from realignment.lppo.rollout import Group, Rollout, World, answer_groups, draw_group, evaluate, shown_of
 from realignment.recipe import learning_rate
 from realignment.training import CURVE, Limits, restore_state, save_state, state_file
 
@@ -170,13 +170,12 @@ class Lppo:
     def _rollouts(self, step: int) -> dict[int, Rollout]:
         """This process's share of the iteration, by the group's number."""
         torch = require("torch", "realign")
-        mine = {}
-        for number, group in enumerate(self.groups(step)):
-            if number % self.accelerator.num_processes == self.accelerator.process_index:
-                seed = random.Random(f"{self.seed}:ppo:{step}:{number}").getrandbits(60)
-                generator = torch.Generator(self.world.towers.model.device).manual_seed(seed)
-                mine[number] = answer_group(self.world, self.plan, group, generator)
-        return mine
+        drawn = dict(enumerate(self.groups(step)))
+        mine = [n for n in drawn if n % self.accelerator.num_processes == self.accelerator.process_index]
+        seeds = [random.Random(f"{self.seed}:ppo:{step}:{number}").getrandbits(60) for number in mine]
+        generators = [torch.Generator(self.world.towers.model.device).manual_seed(seed) for seed in seeds]
+        rollouts = answer_groups(self.world, self.plan, [drawn[number] for number in mine], generators)
+        return dict(zip(mine, rollouts, strict=True))
 
     def _update(self, step: int, optimizer: Any, rollouts: Mapping[int, Rollout]) -> dict[str, float]:
         plan = self.plan

@@ -98,9 +98,41 @@ def test_neighbours_change_nothing(pictured: bool, towers: Towers, images: list[
             assert alone.logprobs == pytest.approx(together[number][place].logprobs, abs=1e-5)
 
 
+def test_each_row_draws_from_its_own_generator(towers: Towers, images: list[bytes]) -> None:
+    def drawn(rows: Sequence[Sequence[str]], images: Sequence[bytes], seeds: Sequence[int]) -> list[list[Said]]:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return batch(towers, 4, rows, images, temperature=1.0, generators=generators)
+
+    together = drawn([TEXTS, TEXTS[:2]], images, (1, 2))
+    assert [one.tokens for one in together[0]] == [one.tokens for one in drawn([TEXTS], images[:1], (1,))[0]]
+    assert [one.tokens for one in together[1]] == [one.tokens for one in drawn([TEXTS[:2]], images[1:], (2,))[0]]
+
+
+def test_tokens_are_drawn_as_likely_as_they_are(towers: Towers) -> None:
+    """Over the first tokens of many answers to one prompt: all within four standard errors of their probability."""
+    count, temperature = 4000, 0.3
+    [said] = batch(
+        towers,
+        2,
+        [TEXTS[:1] * count],
+        None,
+        temperature=temperature,
+        generators=[torch.Generator().manual_seed(3)],
+        max_new_tokens=1,
+    )
+    ids = torch.tensor([towers.prompts.asked(TEXTS[0], image=False)])
+    with torch.no_grad():
+        states = towers.decoder(2)(input_ids=ids).last_hidden_state[0, -1]
+        expected = (towers.model.lm_head(states) / temperature).softmax(-1).double()
+    found = torch.bincount(torch.tensor([one.tokens[0] for one in said]), minlength=len(expected)) / count
+    assert ((found - expected).abs() <= 4 * (expected * (1 - expected) / count).sqrt() + 1 / count).all()
+
+
 def test_drawn_answers_repeat_with_their_generator(towers: Towers) -> None:
     def drawn(seed: int, temperature: float = 1.0) -> list[list[Said]]:
-        return batch(towers, 4, [TEXTS], None, temperature=temperature, generator=torch.Generator().manual_seed(seed))
+        return batch(
+            towers, 4, [TEXTS], None, temperature=temperature, generators=[torch.Generator().manual_seed(seed)]
+        )
 
     assert drawn(1) == drawn(1) != drawn(2)
     cold, greedy = drawn(1, 1e-6), batch(towers, 4, [TEXTS], None)

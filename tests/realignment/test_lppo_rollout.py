@@ -27,7 +27,7 @@ from realignment.lppo.rollout import (  # noqa: E402
     Rollout,
     View,
     World,
-    answer_group,
+    answer_groups,
     evaluate,
     shown_of,
 )
@@ -133,9 +133,13 @@ def answered(world: World, group: Group, seed: int = 0) -> tuple[Rollout, list[S
         None if shown is None else shown[None],
         max_new_tokens=PLAN.max_new_tokens,
         temperature=PLAN.temperature,
-        generator=torch.Generator().manual_seed(seed),
+        generators=[torch.Generator().manual_seed(seed)],
     )
-    return answer_group(world, PLAN, group, torch.Generator().manual_seed(seed)), said
+    return alone(world, group, seed), said
+
+
+def alone(world: World, group: Group, seed: int = 0) -> Rollout:
+    return answer_groups(world, PLAN, [group], [torch.Generator().manual_seed(seed)])[0]
 
 
 def draw_group(world: World, plan: PpoPlan, vision: int, decoder: int, chance: random.Random) -> Group:
@@ -224,7 +228,7 @@ def test_the_gradient_reaches_the_blocks_up_to_the_exit(world: World, vision: in
 def test_an_answer_may_say_the_image_token(world: World, vision: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a token of the vocabulary: in an answer it stands for itself, not for a part of the picture."""
     mark = world.towers.prompts.image_token_id
-    monkeypatch.setattr(answering, "_choose", lambda chances, *_: torch.full((len(chances),), mark))
+    monkeypatch.setattr(answering, "_drawn", lambda chances, *_: torch.full((len(chances),), mark))
     rollout, said = answered(world, draw_group(world, PLAN, vision, 4, random.Random(3)))
     assert said[0].tokens == (mark,) * PLAN.max_new_tokens
     assert torch.allclose(rollout.old, torch.tensor([one.logprobs for one in said]), atol=2e-4)
@@ -292,8 +296,21 @@ def test_mixed_precision_says_nearly_the_same_and_gradients_stay_float32(world: 
     view.logprobs.sum().backward()
     leaves = trained(world.towers.model.model.language_model).values()
     assert all(leaf.grad is None or leaf.grad.dtype == torch.float32 for leaf in leaves)
-    other = answer_group(mixed, PLAN, group, torch.Generator().manual_seed(0))
+    other = alone(mixed, group)
     assert torch.equal(again(mixed, other).logprobs, other.old)
+
+
+def test_other_groups_in_a_batch_change_nothing(world: World) -> None:
+    """Two pictures, two vision exits, two decoder exits and text alone: answers are drawn as without the others."""
+    depths = ((2, 3), (1, 3), (TEXT_ALONE, 3), (2, 4), (TEXT_ALONE, 3))
+    groups = [draw_group(world, PLAN, *depth, random.Random(n)) for n, depth in enumerate(depths)]
+    assert len({group.picture for group in groups}) > 2
+    rollouts = answer_groups(world, PLAN, groups, [torch.Generator().manual_seed(n) for n in range(len(groups))])
+    for number, (group, rollout) in enumerate(zip(groups, rollouts, strict=True)):
+        expected = alone(world, group, number)
+        assert rollout.group is group
+        assert torch.equal(rollout.packed.tokens, expected.packed.tokens)
+        assert torch.allclose(rollout.old, expected.old, atol=1e-4)
 
 
 def test_anchors_are_scored_as_if_asked_alone(world: World) -> None:
@@ -324,7 +341,7 @@ def test_failed_answers_are_those_that_are_not_as_they_should_be(
     right = {one.text: one.answer for one in group.asked if one.kind == "visual"}
     texts = iter([f"{right[one.text].title()}." if one.text == "is it red?" else "blue" for one in group.asked])
     monkeypatch.setattr(module, "text_of", lambda towers, tokens: next(texts))
-    rollout = answer_group(world, PLAN, group, torch.Generator().manual_seed(0))
+    rollout = alone(world, group)
     good = {REFUSAL: kinds["harmful"], COMPLIANCE: kinds["benign"], INCOHERENT: 0}[label]
     seen = sum(one.text == "is it red?" for one in group.asked)
     assert rollout.failed == pytest.approx(1 - (good + seen) / 6)

@@ -44,7 +44,14 @@ def unbroken() -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("place", "call"),
-    [("answer_group", 2), ("answer_group", 9), ("evaluate", 3), ("evaluate", 11), ("save_state", 1), ("save_state", 3)],
+    [
+        ("answer_groups", 2),
+        ("answer_groups", 4),
+        ("evaluate", 3),
+        ("evaluate", 11),
+        ("save_state", 1),
+        ("save_state", 3),
+    ],
 )
 def test_a_killed_training_ends_where_an_unbroken_one_does(
     loop: Callable[..., Lppo], unbroken: dict[str, Any], place: str, call: int, monkeypatch: pytest.MonkeyPatch
