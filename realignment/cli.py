@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for parser_of_stage in add_stages(commands):
         _cache_option(parser_of_stage)
     add_reward(commands)
+    _add_mean(commands)
     return run(parser, argv)
 
 
@@ -77,12 +78,39 @@ def _add_projector(commands: Commands) -> None:
     _cache_option(parser)
 
 
+def _add_mean(commands: Commands) -> None:
+    parser = subcommand(
+        commands,
+        "mean",
+        "The mean of several finished runs of `realign ppo` from one checkpoint: steadier than each, and between them.",
+        _mean,
+        examples="  realign mean exits/checkpoint run-1 run-2 --out realigned",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the LLaVA directory that all started from")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="what `realign ppo` wrote, two or more")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="adapter, checkpoint, record")
+    parser.add_argument("--force", action="store_true", help="replace DIR if it exists")
+    parser.add_argument("--json", action="store_true", help="print the record as JSON")
+
+
 def _assemble(arguments: argparse.Namespace) -> int:
     provenance = assemble(arguments.out, arguments.cache, stage=arguments.stage, replace=arguments.force)
     if arguments.json:
         sys.stdout.write(canonical_json(provenance))
     else:
         print(f"{arguments.out}: {provenance['files']['model.safetensors']}  model.safetensors")
+    return 0
+
+
+def _mean(arguments: argparse.Namespace) -> int:
+    from realignment.mean import mean
+
+    record = mean(arguments.checkpoint, arguments.runs, arguments.out.absolute(), replace=arguments.force)
+    if arguments.json:
+        sys.stdout.write(canonical_json(record))
+    else:
+        print(f"{arguments.out}: the mean of {len(record['runs'])} runs, {record['steps']} iterations in all")
+        print(f"{arguments.out / 'checkpoint'}: the checkpoint with the adapter merged")
     return 0
 
 

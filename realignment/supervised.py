@@ -27,11 +27,13 @@ __all__ = [
     "ADAPTER",
     "CHECKPOINT",
     "RECIPE",
+    "RECORD",
     "Place",
     "StageRecipe",
     "finish",
     "open_place",
     "read_stage",
+    "tools",
     "tune",
     "weight_digests",
 ]
@@ -191,7 +193,6 @@ def finish(
     pool: Pool,
 ) -> dict[str, Any]:
     """Write the adapter, the checkpoint with the adapter merged, and the record of how they came about."""
-    torch, transformers, peft = (require(name, "realign") for name in ("torch", "transformers", "peft"))
     file = place.out / ADAPTER
     write_adapter(leaves, file, rank=recipe.plan.rank)
     with staged_directory(place.out / CHECKPOINT, replace=True) as folder:
@@ -209,16 +210,17 @@ def finish(
         "sources": [dict(source) for source in pool.sources],
         "stage": stage,
         "steps": facts["steps"],
-        "tools": {
-            "peft": peft.__version__,
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "tools": tools(),
         "train_requests": len(pool.train),
     }
     write_json(place.out / RECORD, record)
     return record
+
+
+def tools() -> dict[str, str]:
+    """The versions of what a training was made with."""
+    versions = {name: require(name, "realign").__version__ for name in ("peft", "torch", "transformers")}
+    return {**versions, "python": sys.version.split()[0]}
 
 
 def weight_digests(checkpoint: Path) -> dict[str, str]:
