@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jetson_runtime.console import require
+from jetson_runtime.errors import CheckpointError
 from realignment.answers import embedded
 from realignment.row_cache import RowCache, attending
 from realignment.towers import Towers
@@ -38,6 +39,9 @@ def answer_batch(
     tokens, width], or None for prompts without a picture. `temperature` 0 is greedy; otherwise each row draws from its
     own of `generators`, so that its answers don't depend on the other rows. Log-probabilities are those of the
     untempered distribution.
+
+    Raises:
+        CheckpointError: the decoder's class does not let its attention be replaced.
     """
     torch = require("torch", "realign")
     model, decoder, device = towers.model, towers.decoder(exit), towers.model.device
@@ -61,6 +65,13 @@ def answer_batch(
     with torch.no_grad(), attending(model.model.language_model, decoder):
         for _ in range(max_new_tokens):
             out = decoder(inputs_embeds=vectors, position_ids=positions, use_cache=False, rows=rows)
+            if rows.layers != exit:
+                raise CheckpointError(
+                    "the decoder's attention can't be replaced",
+                    found=f"{rows.layers} of {exit} blocks attend through transformers' AttentionInterface",
+                    expected="all of them, as Llama, Mistral and Qwen2 do",
+                    remedy="use a decoder whose class supports attention backends",
+                )
             # The head in float32 as in the update: casting its weight costs more than a faster product saves.
             with torch.autocast(device.type, enabled=False):
                 chances = model.lm_head(out.last_hidden_state[0, last].float()).log_softmax(-1)

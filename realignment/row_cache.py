@@ -47,6 +47,11 @@ class RowCache:
         self._unseen: Any = None
         self._layers: dict[int, _Layer] = {}
 
+    @property
+    def layers(self) -> int:
+        """How many layers have attended."""
+        return len(self._layers)
+
     def go_on(self, rows: Any) -> None:
         """The next pass brings a token for each of `rows`, an ascending index tensor; the other rows are dropped."""
         torch = require("torch", "realign")

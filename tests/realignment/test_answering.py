@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ pytest.importorskip("transformers")
 from PIL import Image  # noqa: E402
 
 from engine_builder.reference import Reference, drawn_picture  # noqa: E402
+from jetson_runtime.errors import CheckpointError  # noqa: E402
 from jetson_runtime.ladder import Depth  # noqa: E402
+from realignment import answering  # noqa: E402
 from realignment.answering import Said, answer_batch  # noqa: E402
 from realignment.towers import Towers  # noqa: E402
 
@@ -96,6 +99,13 @@ def test_neighbours_change_nothing(pictured: bool, towers: Towers, images: list[
             [[alone]] = batch(towers, 4, [[text]], some and [images[number]])
             assert alone.tokens == together[number][place].tokens
             assert alone.logprobs == pytest.approx(together[number][place].logprobs, abs=1e-5)
+
+
+def test_a_decoder_with_an_attention_of_its_own_is_told(towers: Towers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without our attention every token would see every other one, and the answers would be wrong without a word."""
+    monkeypatch.setattr(answering, "attending", lambda *decoders: contextlib.nullcontext())
+    with pytest.raises(CheckpointError, match="attention can't be replaced"):
+        batch(towers, 3, [TEXTS], None)
 
 
 def test_each_row_draws_from_its_own_generator(towers: Towers, images: list[bytes]) -> None:
