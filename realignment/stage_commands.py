@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jetson_runtime.console import Commands, number, subcommand
+from jetson_runtime.console import Commands, subcommand
 from jetson_runtime.errors import InputError
 from jetson_runtime.files import canonical_json
 from realignment.packages import EASY_VQA, fetch
@@ -40,7 +40,6 @@ def add_stages(commands: Commands) -> list[argparse.ArgumentParser]:
         "L-PPO: refusals that hold at every exit of both towers, in one run.",
         _ppo,
         examples="  realign ppo exits/checkpoint --data data --out realigned\n"
-        "  realign ppo exits/checkpoint --data data --out realigned --harmful-shares 0.3,0.5\n"
         "  realign ppo exits/checkpoint --data data --out realigned --reward-model reward/model",
     )
     ppo.add_argument(
@@ -48,13 +47,6 @@ def add_stages(commands: Commands) -> list[argparse.ArgumentParser]:
         type=Path,
         metavar="DIR",
         help="score answers with this sequence-classification model (what `realign reward` writes), not by the rules",
-    )
-    ppo.add_argument(
-        "--harmful-shares",
-        type=_shares,
-        metavar="LIST",
-        help="in place of the recipe's: the share of harmful requests at each decoder exit, for example 0.3,0.5; "
-        "several runs with other shares, for `realign mean`, need no recipes of their own",
     )
     for parser in (align, exits, ppo):
         parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a LLaVA directory")
@@ -75,11 +67,6 @@ def stage_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on with the training that DIR holds")
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    share = number(float, 0.0, 1.0)
-    return tuple(share(part) for part in text.split(","))
 
 
 def _place(arguments: argparse.Namespace) -> Place:
@@ -104,8 +91,7 @@ def _ppo(arguments: argparse.Namespace) -> int:
     from realignment.lppo.plan import PpoPlan
     from realignment.lppo.training import train_ppo
 
-    changes = {} if arguments.harmful_shares is None else {"harmful_shares": arguments.harmful_shares}
-    recipe = read_stage(arguments.recipe, "ppo", PpoPlan, **changes)
+    recipe = read_stage(arguments.recipe, "ppo", PpoPlan)
     record = train_ppo(
         arguments.checkpoint, recipe, _place(arguments), resume=arguments.resume, reward_model=arguments.reward_model
     )

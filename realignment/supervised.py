@@ -61,15 +61,13 @@ class Common:
 class StageRecipe:
     """One stage of a recipe: what all share, its own plan, the file's name, and the digest of all that matters.
 
-    `options` are what a command line changed in it, as given there. How long the stage may run and how often it saves
-    do not matter: a training that was stopped may be prolonged.
+    How long the stage may run and how often it saves do not: a training that was stopped may be prolonged.
     """
 
     common: Common
     plan: Any
     file: str
     sha256: str
-    options: str = ""
 
     @property
     def max_minutes(self) -> float:
@@ -82,10 +80,8 @@ class StageRecipe:
         return self.common.save_minutes
 
 
-def read_stage(file: Path, stage: str, plan: type[Any], **changes: Sequence[float]) -> StageRecipe:
+def read_stage(file: Path, stage: str, plan: type[Any]) -> StageRecipe:
     """The part of a recipe that `stage` needs; other stages' parts are not looked at.
-
-    `changes` replace entries of that part, each a list of numbers.
 
     Raises:
         ConfigError: it can't be read, or an entry is missing, unknown, of the wrong type or out of range.
@@ -99,11 +95,9 @@ def read_stage(file: Path, stage: str, plan: type[Any], **changes: Sequence[floa
     wrong = next((entry for entry in sources if not _is_source(entry)), ...)
     if wrong is not ...:
         raise ConfigError(f"{file}: sources is wrong", found=wrong, expected="a list of {file, kind, sha256, limit}")
-    part = {**value[stage], **{name: list(entry) for name, entry in changes.items()}} if changes else value[stage]
-    own = checked(plan, part, f"{file}, {stage}")
-    options = "".join(f" --{name.replace('_', '-')} {','.join(map(str, entry))}" for name, entry in changes.items())
+    own = checked(plan, value[stage], f"{file}, {stage}")
     matters = {name: entry for name, entry in shared.items() if name not in ("max_minutes", "save_minutes")}
-    return StageRecipe(common, own, file.name, section_digest(matters, part), options)
+    return StageRecipe(common, own, file.name, section_digest(matters, value[stage]))
 
 
 def _is_source(entry: object) -> bool:
@@ -206,7 +200,7 @@ def finish(
     record = {
         "adapter": {**adapter_facts(file), "sha256": sha256_file(file)},
         "base": weight_digests(checkpoint),
-        "command": f"realign {stage} CHECKPOINT --recipe {recipe.file}{recipe.options} --data DIR --out DIR",
+        "command": f"realign {stage} CHECKPOINT --recipe {recipe.file} --data DIR --out DIR",
         **{name: value for name, value in facts.items() if name not in ("minutes", "steps")},
         "complete": facts["steps"] == recipe.plan.steps,
         "held_out_requests": len(pool.held_out),

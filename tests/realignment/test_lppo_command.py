@@ -142,25 +142,6 @@ def test_a_run_leaves_adapter_head_checkpoint_curve_and_record(unbroken: Path, c
     assert all("language_model.layers" in name for name in changed)
 
 
-def test_shares_on_the_command_line_replace_the_recipe_s(
-    words: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(words(tmp_path / "line", "--harmful-shares", "0.25,0.75", steps=2)) == 0
-    assert main(words(tmp_path / "recipe", steps=2, harmful_shares=[0.25, 0.75])) == 0
-    line, recipe = (
-        json.loads((tmp_path / name / "record.json").read_text(encoding="utf-8")) for name in ("line", "recipe")
-    )
-    assert line["recipe"] == recipe["recipe"]
-    assert line["adapter"] == recipe["adapter"]
-    assert " --harmful-shares 0.25,0.75 --data" in line["command"]
-    told(
-        words(tmp_path / "one", "--harmful-shares", "0.5", steps=2), 2, capsys, "harmful_shares do not fit", "1 shares"
-    )
-    with pytest.raises(SystemExit):
-        main(words(tmp_path / "odd", "--harmful-shares", "0.5,2"))
-    assert "must be a number from 0 to 1, not '2'" in capsys.readouterr().err
-
-
 def test_two_processes_come_to_the_same_result(unbroken: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
     out = tmp_path / "two"
     ended = done(TWO, words(out))
