@@ -13,7 +13,7 @@ from typing import Any
 
 from jetson_runtime.console import require
 from jetson_runtime.errors import CheckpointError, ConfigError
-from jetson_runtime.files import read_json, sha256_file, staged_directory, write_json
+from jetson_runtime.files import canonical_json, read_json, sha256_file, staged_directory, write_json
 from realignment.adapters import adapter_facts, merge, read_adapter, write_adapter
 from realignment.lppo.training import VALUE_HEAD
 from realignment.supervised import ADAPTER, CHECKPOINT, RECORD, tools, weight_digests
@@ -58,6 +58,9 @@ def mean(checkpoint: Path, runs: Sequence[Path], out: Path, *, replace: bool = F
             "base": base,
             "command": "realign mean CHECKPOINT RUN... --out DIR",
             "runs": records,
+            "sources": list(
+                {canonical_json(source): source for record in records for source in record["sources"]}.values()
+            ),
             "stage": "mean",
             "steps": sum(record["steps"] for record in records),
             "tools": tools(),

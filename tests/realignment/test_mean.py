@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -18,9 +19,11 @@ from safetensors.torch import load_file  # noqa: E402
 from test_lppo_command import words  # noqa: E402
 from test_lppo_rollout import one_thread  # noqa: E402
 
+from realignment.assemble import load_adapter  # noqa: E402
 from realignment.cli import main  # noqa: E402
+from realignment.lppo.plan import PpoPlan  # noqa: E402
 from realignment.lppo.training import VALUE_HEAD  # noqa: E402
-from realignment.supervised import ADAPTER, CHECKPOINT, RECORD  # noqa: E402
+from realignment.supervised import ADAPTER, CHECKPOINT, RECIPE, RECORD, read_stage  # noqa: E402
 
 __all__ = ["one_thread", "words"]
 
@@ -69,6 +72,9 @@ def test_the_record_holds_the_runs_records(
     assert json.loads(capsys.readouterr().out) == record
     assert record["runs"] == [json.loads((run / RECORD).read_text(encoding="utf-8")) for run in runs]
     assert record["steps"] == 4
+    # Each once, though both runs read them.
+    assert record["sources"] == record["runs"][0]["sources"] == record["runs"][1]["sources"]
+    assert record["sources"]
 
 
 def other(run: Path, folder: Path, **changes: object) -> Path:
@@ -127,3 +133,17 @@ def test_what_exists_is_replaced_only_when_told_to(
     assert (tmp_path / "kept").exists()
     assert main([*line, "--force"]) == 0
     assert not (tmp_path / "kept").exists()
+
+
+def test_the_reference_is_the_mean_of_its_recipes_runs() -> None:
+    """They differ in shares and length; the record names them, and the last two are those recipes' own runs."""
+    names = ("reference.yaml", "reference-b.yaml", "reference-c.yaml")
+    recipes = [read_stage(RECIPE.with_name(name), "ppo", PpoPlan) for name in names]
+    own = {name: getattr(recipes[0].plan, name) for name in ("steps", "harmful_shares", "mean_steps")}
+    for recipe in recipes:
+        assert recipe.common == recipes[0].common
+        assert dataclasses.replace(recipe.plan, **own) == recipes[0].plan
+    _, _, record = load_adapter("ppo")
+    assert [run["steps"] for run in record["runs"]] == [recipe.plan.steps for recipe in recipes]
+    assert [run["recipe"]["sha256"] for run in record["runs"][1:]] == [recipe.sha256 for recipe in recipes[1:]]
+    assert all(f"--recipe {name}" in run["command"] for name, run in zip(names, record["runs"], strict=True))
