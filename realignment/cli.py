@@ -87,7 +87,13 @@ def _add_mean(commands: Commands) -> None:
         examples="  realign mean exits/checkpoint run-1 run-2 --out realigned",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the LLaVA directory that all started from")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="what `realign ppo` wrote, two or more")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="what `realign ppo` wrote, two or more; a run named twice counts twice",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="adapter, checkpoint, record")
     parser.add_argument("--force", action="store_true", help="replace DIR if it exists")
     parser.add_argument("--json", action="store_true", help="print the record as JSON")

@@ -26,7 +26,8 @@ def mean(checkpoint: Path, runs: Sequence[Path], out: Path, *, replace: bool = F
     """Write to `out` the mean of the adapters and value heads in `runs`, the merged checkpoint, and the record.
 
     The factors are averaged, not their products: that is right because the runs began at the same factors, which is
-    checked (one base, one seed, one rank). Returns the record; its `runs` are the runs' own.
+    checked (one base, one seed, one rank). A run that is named twice counts twice. Returns the record; its `runs` are
+    the runs' own.
 
     Raises:
         CheckpointError: a folder holds no finished run of `realign ppo`, or one from another start.

@@ -63,6 +63,14 @@ def test_the_mean_lies_between_the_runs(checkpoint: Path, runs: tuple[Path, Path
         assert (merged[name].float() - middle).norm() < (one[name].float() - two[name].float()).norm() / 2
 
 
+def test_a_run_that_is_named_twice_counts_twice(checkpoint: Path, runs: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "mean"
+    assert main(["mean", str(checkpoint), *map(str, (runs[0], *runs)), "--out", str(out)]) == 0
+    one, two, between = (load_file(folder / ADAPTER) for folder in (*runs, out))
+    for name, tensor in between.items():
+        assert torch.allclose(tensor.float(), (2 * one[name].float() + two[name].float()) / 3, atol=1e-4)
+
+
 def test_the_record_holds_the_runs_records(
     checkpoint: Path, runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +152,7 @@ def test_the_reference_is_the_mean_of_its_recipes_runs() -> None:
         assert recipe.common == recipes[0].common
         assert dataclasses.replace(recipe.plan, **own) == recipes[0].plan
     _, _, record = load_adapter("ppo")
-    assert [run["steps"] for run in record["runs"]] == [recipe.plan.steps for recipe in recipes]
-    assert [run["recipe"]["sha256"] for run in record["runs"][1:]] == [recipe.sha256 for recipe in recipes[1:]]
-    assert all(f"--recipe {name}" in run["command"] for name, run in zip(names, record["runs"], strict=True))
+    runs = {run["command"].split()[4]: run for run in record["runs"]}
+    assert tuple(runs) == names
+    assert [run["steps"] for run in runs.values()] == [recipe.plan.steps for recipe in recipes]
+    assert [runs[name]["recipe"]["sha256"] for name in names[1:]] == [recipe.sha256 for recipe in recipes[1:]]
