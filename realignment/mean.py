@@ -46,9 +46,8 @@ def mean(checkpoint: Path, runs: Sequence[Path], out: Path, *, replace: bool = F
                 expected="seed {}, rank {}, as in {}".format(*starts[0], runs[0]),
                 remedy="average runs of recipes with the same seed and rank",
             )
-    load_file = require("safetensors.torch", "realign").load_file
     adapter = _averaged([read_adapter(run / ADAPTER)[0] for run in runs])
-    head = _averaged([load_file(str(run / VALUE_HEAD)) for run in runs])
+    head = _averaged([_head(run / VALUE_HEAD) for run in runs])
     with staged_directory(out, replace=replace) as folder:
         write_adapter(adapter, folder / ADAPTER, rank=starts[0][1])
         save_tensors(folder / VALUE_HEAD, head, {})
@@ -85,7 +84,7 @@ def _record(run: Path, base: Mapping[str, str]) -> dict[str, Any]:
         raise CheckpointError(
             f"{run} started from another checkpoint",
             found=", ".join(sorted(record["base"].values())),
-            expected=", ".join(sorted(base.values())),
+            expected=", ".join(sorted(base.values())) or "weights in the checkpoint's folder, where there are none",
             remedy="give the checkpoint that all runs started from",
         )
     digest = sha256_file(run / ADAPTER) if (run / ADAPTER).is_file() else "no file"
@@ -97,6 +96,20 @@ def _record(run: Path, base: Mapping[str, str]) -> dict[str, Any]:
             remedy="give the folder as `realign ppo` left it",
         )
     return record
+
+
+def _head(file: Path) -> dict[str, Any]:
+    failure = require("safetensors", "realign").SafetensorError
+    try:
+        tensors: dict[str, Any] = require("safetensors.torch", "realign").load_file(str(file))
+    except (OSError, failure) as error:
+        raise CheckpointError(
+            f"{file} is no value head",
+            found=str(error).splitlines()[0],
+            expected="what `realign ppo` wrote",
+            remedy="give the folder as `realign ppo` left it",
+        ) from None
+    return tensors
 
 
 def _averaged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -131,6 +131,30 @@ def test_one_run_or_no_folder_is_no_mean(
     assert "found: no record" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [None, b"not tensors"])
+def test_a_run_without_its_value_head_has_no_mean(
+    content: bytes | None,
+    checkpoint: Path,
+    runs: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    odd, out = other(runs[1], tmp_path / "odd"), tmp_path / "mean"
+    (odd / VALUE_HEAD).unlink()
+    if content is not None:
+        (odd / VALUE_HEAD).write_bytes(content)
+    assert main(["mean", str(checkpoint), str(runs[0]), str(odd), "--out", str(out)]) == 3
+    assert "is no value head" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_folder_without_weights_is_no_start(
+    runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mean", str(tmp_path), *map(str, runs), "--out", str(tmp_path / "mean")]) == 3
+    assert "where there are none" in capsys.readouterr().err
+
+
 def test_what_exists_is_replaced_only_when_told_to(
     checkpoint: Path, runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
