@@ -27,7 +27,7 @@ __all__ = [
     "weights",
 ]
 
-QUESTIONS = 120
+QUESTIONS = 960
 _SEED = 0
 
 
