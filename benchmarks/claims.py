@@ -58,6 +58,7 @@ def claim(
 
 def measure(item: Claim) -> bool:
     """Measure a claim, record the result, print its line last; whether it holds."""
+    commit = _commit()
     result = item.run()
     holds = item.holds(result.value)
     record = {
@@ -70,7 +71,7 @@ def measure(item: Claim) -> bool:
         "command": f"python -m benchmarks {item.name}",
         "machine": {**machine_facts(), "python": platform.python_version()},
         "date": datetime.date.today().isoformat(),
-        "commit": _commit(),
+        "commit": commit,
         "details": result.details,
     }
     write_json(RESULTS / f"{item.name}.json", record)
@@ -80,6 +81,12 @@ def measure(item: Claim) -> bool:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "not a git checkout"
+    """The commit that is measured, "-dirty" if files differ from it; results don't count, one run records many."""
+    commit = _git("describe", "--always", "--exclude=*", "--abbrev=12")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
+    return f"{commit}{'-dirty' if changed else ''}" if commit else "not a git checkout"
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
