@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from benchmarks import claims
 from benchmarks.claims import Claim, Measured
 
